@@ -18,7 +18,6 @@ describe("the reports of the engines, recorded on a good connection,", () => {
       soundPacketsLost: 0,
       samplesReceived: 433_920,
       samplesConcealed: 1_200,
-      framesDecoded: 180,
       freezes: 0,
       roundTripMs: 1,
       lossOfSent: 0,
@@ -36,7 +35,6 @@ describe("the reports of the engines, recorded on a good connection,", () => {
       soundPacketsLost: 0,
       samplesReceived: 412_320,
       samplesConcealed: 960,
-      framesDecoded: 262,
       freezes: 0,
       roundTripMs: 2.731,
       lossOfSent: 0,
@@ -139,11 +137,13 @@ describe("lost media", () => {
   function watch(
     packets: readonly (number | undefined)[],
     isExpected: (at: number) => boolean | undefined = () => true,
+    isConnected = false,
   ) {
     const watchdog = new Watchdog();
     return packets.flatMap((count, index) => {
-      const change = watchdog.observe(count, isExpected(index * 250), index * 250);
-      return change === undefined ? [] : [[change, index * 250]];
+      const at = index * 250;
+      const change = watchdog.observe({ packets: count, isExpected: isExpected(at), isConnected }, at);
+      return change === undefined ? [] : [[change, at]];
     });
   }
 
@@ -177,16 +177,28 @@ describe("lost media", () => {
 
   test("is found when a device wakes from sleep", () => {
     const watchdog = new Watchdog();
-    watchdog.observe(0, true, 0);
-    watchdog.observe(50, true, 1_000);
-    expect(watchdog.observe(50, true, 600_000)).toBe("lost");
+    const seen = { isExpected: true, isConnected: true };
+    watchdog.observe({ packets: 0, ...seen }, 0);
+    watchdog.observe({ packets: 50, ...seen }, 1_000);
+    expect(watchdog.observe({ packets: 50, ...seen }, 600_000)).toBe("lost");
   });
 
   test("is not a slow timer of a hidden tab", () => {
     const watchdog = new Watchdog();
     for (let minute = 0; minute < 5; minute++) {
-      expect(watchdog.observe(minute * 3_000, true, minute * 60_000)).toBeUndefined();
+      const seen = { packets: minute * 3_000, isExpected: true, isConnected: true };
+      expect(watchdog.observe(seen, minute * 60_000)).toBeUndefined();
     }
+  });
+
+  test("is the other side's silence if the connection works all the same: that ends no call", () => {
+    const silent = [...flowing(0, 8), ...still(84, 200)];
+    expect(watch(silent, () => true, true)).toEqual([
+      ["quiet", 7 * 250 + 750],
+      ["lost", 7 * 250 + LOST_AFTER],
+      ["back", 7 * 250 + 10_000],
+    ]);
+    expect(watch(silent, () => true, false).map(([change]) => change)).toEqual(["quiet", "lost"]);
   });
 });
 

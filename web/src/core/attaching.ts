@@ -16,10 +16,11 @@ import { decodeLease } from "./statements.js";
 /** The most inboxes in one `attach`: each takes about 380 bytes of the 64 KiB. */
 const ATTACH_BATCH = 96;
 /** How long a node may take to attach the first inboxes, in milliseconds. */
-/** How long a node may be silent while a call has lost its media, in milliseconds. */
+/** How long a node may be silent while a call has lost its media, at first and at most. In milliseconds. */
 const HURRY_TIMEOUT = 1_000;
-/** How long a client is in a hurry: a little more than it takes to notice that the node is silent. In milliseconds. */
-const HURRY_LASTS = 1_500;
+const LONGEST_HURRY_TIMEOUT = 5_000;
+/** How long a client is in a hurry: a little more than the pause between two new paths. In milliseconds. */
+const HURRY_LASTS = 2_500;
 const ATTACH_TIMEOUT = 5_000;
 /** The shortest time from one renewal to the next, in milliseconds, so that no deadline makes it spin. */
 const SHORTEST_PAUSE = 100;
@@ -80,6 +81,8 @@ export class Attaching {
   #avoid: string[] = [];
   #immediateAt = Number.NEGATIVE_INFINITY;
   #hurriedAt = Number.NEGATIVE_INFINITY;
+  #hurryTimeout = HURRY_TIMEOUT;
+  #searchedAt = Number.NEGATIVE_INFINITY;
   #endPause: (() => void) | undefined;
   #losses = 0;
   #failures = 0;
@@ -131,8 +134,12 @@ export class Attaching {
    * negotiated on the session. Called again while that lasts.
    */
   hurry(): void {
-    this.#hurriedAt = this.#parts.clock.now();
-    this.#ready?.probe(HURRY_TIMEOUT);
+    const now = this.#parts.clock.now();
+    // On a link that is full, a node's answer may take longer: a new session would, too.
+    const isAgain = now - this.#hurriedAt < HURRY_LASTS;
+    this.#hurryTimeout = isAgain ? Math.min(2 * this.#hurryTimeout, LONGEST_HURRY_TIMEOUT) : HURRY_TIMEOUT;
+    this.#hurriedAt = now;
+    this.#ready?.probe(this.#hurryTimeout);
     this.#endPause?.();
   }
 
@@ -146,10 +153,9 @@ export class Attaching {
     let pause = this.#nextPause();
     while (!this.#signal.aborted) {
       // Nobody else's network has changed at the same moment, so a client in a hurry needs no jitter.
-      const isHurried = clock.now() - this.#hurriedAt < HURRY_LASTS;
-      if (!isHurried) await Promise.race([timers.until(clock.now() + pause, this.#signal), this.#hurried()]);
+      if (!this.#isHurried()) await Promise.race([timers.until(clock.now() + pause, this.#signal), this.#hurried()]);
       // Once: a search that fails at once must not be repeated at once.
-      this.#hurriedAt = Number.NEGATIVE_INFINITY;
+      this.#searchedAt = clock.now();
       if (this.#signal.aborted) return;
       try {
         const found = await finder.search(new Set(this.#avoid), this.#signal);
@@ -164,6 +170,11 @@ export class Attaching {
         if (!this.#signal.aborted) events.searchFailed(discoverError(error), pause);
       }
     }
+  }
+
+  /** Whether a call is in need, for which no search was made yet. */
+  #isHurried(): boolean {
+    return this.#hurriedAt > this.#searchedAt && this.#parts.clock.now() - this.#hurriedAt < HURRY_LASTS;
   }
 
   /** Resolves when {@link hurry} is called. */

@@ -130,11 +130,11 @@ export class CallDriver implements CallActions {
     this.#pump(record);
   }
 
-  tellMedia(call: CallId, media: MediaStates): void {
-    const record = this.#answered(call);
-    const { round } = record.negotiation;
-    if (!record.outbox.push({ type: "ice", round, candidates: [], media })) throw new CallActionError("full");
+  tellMedia(call: CallId, media: MediaStates): boolean {
+    const record = this.#active(call);
+    if (!record?.outbox.push({ type: "ice", round: record.negotiation.round, candidates: [], media })) return false;
     this.#pump(record);
+    return true;
   }
 
   renegotiate(call: CallId, sdp: string): number {

@@ -296,32 +296,27 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
 
   /** Records that a contact has stored this pairing, and drops the older ones. */
   async confirmPairing(contact: ContactId, pairing: PairingId): Promise<void> {
-    await this.#use().profile.confirm(contact, pairing);
-    this.#contactsChanged();
+    await this.#changed(this.#use().profile.confirm(contact, pairing));
   }
 
   /** Renames a contact, for this person alone. */
   async renameContact(contact: ContactId, name: string): Promise<void> {
-    await this.#use().profile.rename(contact, name);
-    this.#contactsChanged();
+    await this.#changed(this.#use().profile.rename(contact, name));
   }
 
   /** Blocks or unblocks a contact. To a blocked contact, this client appears offline. */
   async blockContact(contact: ContactId, isBlocked: boolean): Promise<void> {
-    await this.#use().profile.block(contact, isBlocked);
-    this.#contactsChanged();
+    await this.#changed(this.#use().profile.block(contact, isBlocked));
   }
 
   /** Allows paths other than relays in calls with a contact, or forbids them. */
   async allowDirect(contact: ContactId, isAllowed: boolean): Promise<void> {
-    await this.#use().profile.allowDirect(contact, isAllowed);
-    this.#contactsChanged();
+    await this.#changed(this.#use().profile.allowDirect(contact, isAllowed));
   }
 
   /** Removes a contact, for example because the words differed. */
   async removeContact(contact: ContactId): Promise<void> {
-    await this.#use().profile.remove(contact);
-    this.#contactsChanged();
+    await this.#changed(this.#use().profile.remove(contact));
   }
 
   /** Checks the session at once: the device was asleep, or its network has changed. */
@@ -345,6 +340,11 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
       () => this.#contactsChanged(),
       () => {},
     );
+  }
+
+  async #changed(change: Promise<unknown>): Promise<void> {
+    await change;
+    this.#contactsChanged();
   }
 
   #contactsChanged(): void {

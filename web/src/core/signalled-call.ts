@@ -49,7 +49,7 @@ export interface CallActions {
   input(call: CallId, input: CallInput): void;
   accept(call: CallId, sdp: string): void;
   sendCandidates(call: CallId, candidates: readonly string[], round: number): void;
-  tellMedia(call: CallId, media: MediaStates): void;
+  tellMedia(call: CallId, media: MediaStates): boolean;
   round(call: CallId): number;
   isAnswerDue(call: CallId): boolean;
   renegotiate(call: CallId, sdp: string): number;
@@ -120,9 +120,12 @@ export class SignalledCall extends TypedEventTarget<SignalledCallEvents> {
     this.#actions.answerRenegotiation(this.id, sdp, round);
   }
 
-  /** Tells the other side what this one sends on its media lines, for example that the camera is off. */
-  tellMedia(media: MediaStates): void {
-    this.#actions.tellMedia(this.id, media);
+  /**
+   * Tells the other side what this one sends on its media lines, for example that the camera is off. Returns `false` if the
+   * call is over, or its queue is full: tell it again.
+   */
+  tellMedia(media: MediaStates): boolean {
+    return this.#actions.tellMedia(this.id, media);
   }
 
   /** Reports that media flows, or that it has stopped. A call whose media stays away ends after 30 s. */

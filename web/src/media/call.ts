@@ -1,5 +1,5 @@
 /** A call with its media: one `RTCPeerConnection` over the signalling of one call. */
-import { type CallState, CallStateError, type EndReason } from "../core/call.js";
+import type { CallState, EndReason } from "../core/call.js";
 import { CallActionError } from "../core/call-driver.js";
 import type { ContactId } from "../core/contact.js";
 import { TypedEventTarget } from "../core/events.js";
@@ -201,14 +201,8 @@ export class Call extends TypedEventTarget<CallEvents> {
     if (!this.#isFlowing) return;
     const { states } = this.#sent;
     const text = JSON.stringify(states);
-    if (text === this.#told) return;
-    try {
-      this.#signalling.tellMedia(states);
-      this.#told = text;
-    } catch (error) {
-      // The queue is full, or the call has just ended. The next change tells both.
-      if (!(error instanceof CallActionError || error instanceof CallStateError)) throw error;
-    }
+    // If it is not taken, the next change tells both.
+    if (text !== this.#told && this.#signalling.tellMedia(states)) this.#told = text;
   }
 
   /** Makes a new path for the media, for example after a change of the network. Does nothing while one is being made. */
@@ -390,7 +384,6 @@ export class Call extends TypedEventTarget<CallEvents> {
 
   /** @internal The device is online again, or its network has changed: makes a new path, whether or not media is lost yet. */
   networkChanged(): void {
-    if (this.#connectedAt === undefined) return;
     this.#parts.hurry();
     if (this.#isFlowing) this.restart();
     else this.#recovery.hasten();

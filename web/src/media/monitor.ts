@@ -2,7 +2,7 @@
 import type { Clock, Timers } from "../core/clock.js";
 import { transceiverOf } from "./media-profile.js";
 import { QUALITY_WINDOW, type Quality, QualityMeter, type QualityThresholds } from "./quality.js";
-import { type Route, routeOf, sampleOf, soundPackets } from "./statistics.js";
+import { type Route, routeOf, sampleOf } from "./statistics.js";
 import { VideoGate } from "./video-gate.js";
 import { Watchdog } from "./watchdog.js";
 
@@ -77,10 +77,12 @@ export class Monitor {
 
   async #look(): Promise<void> {
     const sound = transceiverOf(this.#peer, "sound")?.receiver;
-    const packets = sound && soundPackets((await sound.getStats()).values());
+    const packets = sound && sampleOf((await sound.getStats()).values()).soundPacketsReceived;
     const now = this.#clock.now();
     if (this.#isStopped) return;
-    const change = this.#watchdog.observe(packets, this.#handlers.expectsSound(), now);
+    const isConnected = this.#peer.connectionState === "connected";
+    const isExpected = this.#handlers.expectsSound();
+    const change = this.#watchdog.observe({ packets, isExpected, isConnected }, now);
     if (change === "quiet") this.#handlers.onQuiet();
     if (change === "lost") this.#handlers.onLost();
     if (change === "back") this.#handlers.onBack();

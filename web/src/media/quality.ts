@@ -87,9 +87,9 @@ function judge(from: Sample, to: Sample, thresholds: QualityThresholds): Quality
     ),
     freezes: increase(from.freezes, to.freezes),
   };
-  const ranks = (Object.keys(values) as (keyof typeof values)[])
-    .filter((key) => values[key] !== undefined)
-    .map((key) => rankOf(values[key] as number, thresholds[key]));
+  const ranks = (Object.entries(values) as [keyof typeof values, number | undefined][]).flatMap(([key, value]) =>
+    value === undefined ? [] : rankOf(value, thresholds[key]),
+  );
   if (to.isBandwidthLimited === true && to.availableBitrate !== undefined) {
     const [good, fair] = thresholds.bitrate;
     ranks.push(to.availableBitrate >= good ? 0 : to.availableBitrate >= fair ? 1 : 2);

@@ -17,8 +17,7 @@ export interface Sample {
   /** Samples of sound that were played, and those that were made up because a packet was missing. */
   readonly samplesReceived: number | undefined;
   readonly samplesConcealed: number | undefined;
-  /** Pictures of the camera and the screen. */
-  readonly framesDecoded: number | undefined;
+  /** How often the picture of the camera or the screen stood still. */
   readonly freezes: number | undefined;
   /** The round trip to the other side, in milliseconds. */
   readonly roundTripMs: number | undefined;
@@ -57,7 +56,6 @@ export function sampleOf(report: Iterable<Entry>): Sample {
   const inbound = entries.filter(({ type }) => type === "inbound-rtp");
   const sound = inbound.filter(({ kind }) => kind === "audio");
   const video = inbound.filter(({ kind }) => kind === "video");
-  const remote = entries.filter(({ type }) => type === "remote-inbound-rtp");
   const outbound = entries.filter(({ type, kind }) => type === "outbound-rtp" && kind === "video");
   const pair = pairInUse(entries);
   const reasons = outbound.map((entry) => entry.qualityLimitationReason).filter((reason) => reason !== undefined);
@@ -68,10 +66,9 @@ export function sampleOf(report: Iterable<Entry>): Sample {
     soundPacketsLost: sum(sound, "packetsLost"),
     samplesReceived: sum(sound, "totalSamplesReceived"),
     samplesConcealed: concealed(sound),
-    framesDecoded: sum(video, "framesDecoded"),
     freezes: sum(video, "freezeCount"),
-    roundTripMs: roundTrip(pair, remote),
-    lossOfSent: largest(remote, "fractionLost"),
+    roundTripMs: roundTrip(pair, entries),
+    lossOfSent: largest(entries.filter(isReport), "fractionLost"),
     availableBitrate: number(pair?.availableOutgoingBitrate),
     isBandwidthLimited: reasons.length === 0 ? undefined : reasons.includes("bandwidth"),
   };
@@ -93,20 +90,9 @@ export function routeOf(report: Iterable<Entry>): Route | undefined {
   return {
     local: endOf(local),
     remote: endOf(remote),
-    roundTripMs: roundTrip(
-      pair,
-      entries.filter(({ type }) => type === "remote-inbound-rtp"),
-    ),
+    roundTripMs: roundTrip(pair, entries),
     visibleAddresses: [...new Set(visible as string[])],
   };
-}
-
-/** The packets of sound that have arrived, or `undefined` if the report has none. */
-export function soundPackets(report: Iterable<Entry>): number | undefined {
-  return sum(
-    [...report].filter(({ type, kind }) => type === "inbound-rtp" && kind === "audio"),
-    "packetsReceived",
-  );
 }
 
 /** The candidate pair in use. Chromium and Safari name it in the transport, Firefox marks it. */
@@ -121,9 +107,14 @@ function pairInUse(entries: readonly Entry[]): Entry | undefined {
 }
 
 /** The round trip in milliseconds. Firefox reports 0 for a pair that it has not measured, and knows it by media reports. */
-function roundTrip(pair: Entry | undefined, remote: readonly Entry[]): number | undefined {
-  const measured = number(pair?.currentRoundTripTime) || largest(remote, "roundTripTime");
+function roundTrip(pair: Entry | undefined, entries: readonly Entry[]): number | undefined {
+  const measured = number(pair?.currentRoundTripTime) || largest(entries.filter(isReport), "roundTripTime");
   return measured === undefined ? undefined : measured * 1000;
+}
+
+/** Whether an entry is what the other side has reported of this side's packets. */
+function isReport({ type }: Entry): boolean {
+  return type === "remote-inbound-rtp";
 }
 
 function endOf(candidate: Entry): RouteEnd {
@@ -137,9 +128,8 @@ function endOf(candidate: Entry): RouteEnd {
   };
 }
 
-function addressOf({ address, ip }: Entry): string | undefined {
-  const text = address ?? ip;
-  return typeof text === "string" && text !== "" ? text : undefined;
+function addressOf({ address }: Entry): string | undefined {
+  return typeof address === "string" && address !== "" ? address : undefined;
 }
 
 /** Concealed sound that should have been heard: not that in which the other side was silent on purpose. */

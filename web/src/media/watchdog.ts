@@ -8,52 +8,76 @@
 export const LOST_AFTER = 1_500;
 /** How long no sound may arrive before a loss is likely enough to check the session with the node. In milliseconds. */
 const QUIET_AFTER = 600;
+/**
+ * How long a connection may work without any sound before it is the other side that sends none, in milliseconds. One that does
+ * not work is noticed by the browser before that.
+ */
+const SILENT_AFTER = 10_000;
+
+/** What a watchdog sees at one moment. */
+export interface Observation {
+  /** The number of packets that have arrived. */
+  readonly packets: number | undefined;
+  /** Whether the other side has told that it sends sound. If it has told nothing, sound is expected once it has flowed. */
+  readonly isExpected: boolean | undefined;
+  /** Whether the browser says that the connection works. */
+  readonly isConnected: boolean;
+}
 
 /** Watches one connection. */
 export class Watchdog {
   #packets: number | undefined;
-  /** When packets last arrived. `undefined` until they flow for the first time, and while none are expected. */
-  #flowedAt: number | undefined;
-  #isLost = false;
+  /** Since when sound is missed. `undefined` until it flows for the first time, and while none is expected. */
+  #missedSince: number | undefined;
+  #connectedSince: number | undefined;
   #isQuiet = false;
+  #isLost = false;
+  /** The connection works, and the other side sends nothing, whatever it has told. */
+  #isSilent = false;
 
   /** Whether the media counts as lost. */
   get isLost(): boolean {
     return this.#isLost;
   }
 
-  /**
-   * Takes the number of packets that have arrived. `isExpected`: whether the other side has told that it sends sound. If it
-   * has told nothing (`undefined`), sound is expected once it has flowed.
-   * Returns `lost` or `back` when that changes, and `quiet` once when a loss becomes likely.
-   */
-  observe(
-    packets: number | undefined,
-    isExpected: boolean | undefined,
-    now: number,
-  ): "quiet" | "lost" | "back" | undefined {
+  /** Returns `lost` or `back` when that changes, and `quiet` once when a loss becomes likely. */
+  observe({ packets, isExpected, isConnected }: Observation, now: number): "quiet" | "lost" | "back" | undefined {
     const hasFlowed = packets !== undefined && this.#packets !== undefined && packets !== this.#packets;
     this.#packets = packets;
+    this.#connectedSince = isConnected ? (this.#connectedSince ?? now) : undefined;
     if (hasFlowed) {
-      this.#flowedAt = now;
-      const wasLost = this.#isLost;
-      this.#isLost = false;
-      this.#isQuiet = false;
-      return wasLost ? "back" : undefined;
+      this.#missedSince = now;
+      this.#isSilent = false;
+      return this.#back();
     }
     if (isExpected === false) {
       // Nothing can be said without sound, in either direction.
-      this.#flowedAt = undefined;
-      return undefined;
+      this.#missedSince = undefined;
+      return isConnected ? this.#back() : undefined;
     }
-    if (isExpected) this.#flowedAt ??= now;
-    if (this.#isLost || this.#flowedAt === undefined) return undefined;
-    if (now - this.#flowedAt >= LOST_AFTER) {
+    if (isExpected && !this.#isSilent) this.#missedSince ??= now;
+    if (this.#missedSince === undefined) return undefined;
+    const missedFor = now - this.#missedSince;
+    if (this.#isLost) {
+      const connectedFor = Math.min(missedFor, now - (this.#connectedSince ?? now));
+      if (connectedFor < SILENT_AFTER) return undefined;
+      this.#missedSince = undefined;
+      this.#isSilent = true;
+      return this.#back();
+    }
+    if (missedFor >= LOST_AFTER) {
       this.#isLost = true;
       return "lost";
     }
-    if (this.#isQuiet || now - this.#flowedAt < QUIET_AFTER) return undefined;
+    if (this.#isQuiet || missedFor < QUIET_AFTER) return undefined;
     this.#isQuiet = true;
     return "quiet";
+  }
+
+  #back(): "back" | undefined {
+    const wasLost = this.#isLost;
+    this.#isLost = false;
+    this.#isQuiet = false;
+    return wasLost ? "back" : undefined;
   }
 }

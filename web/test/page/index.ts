@@ -163,8 +163,10 @@ const steps = {
     const peer = active?.peerConnection;
     if (peer === undefined) return undefined;
     const framesOf = async (line: MediaLine) => {
-      const report = await transceiverOf(peer, line)?.receiver.getStats();
-      return sampleOf(report?.values() ?? []).framesDecoded ?? 0;
+      const report: Record<string, unknown>[] = [
+        ...((await transceiverOf(peer, line)?.receiver.getStats())?.values() ?? []),
+      ];
+      return Number(report.find(({ type }) => type === "inbound-rtp")?.framesDecoded ?? 0);
     };
     const sample = sampleOf((await peer.getStats()).values());
     return { ...sample, camera: await framesOf("camera"), screen: await framesOf("screen") };
