@@ -368,7 +368,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#isFlowing = true;
     this.#connectedAt ??= this.#parts.clock.unixMs();
     this.#signalling.reportMedia(true);
-    void this.#sent.preferSound();
+    this.#sent.preferSound();
     this.emit("connected", undefined);
     this.#tell();
     this.#remoteMediaChanged();

@@ -28,7 +28,7 @@ export class SentMedia {
   /** What the other side can hear and see. */
   get states(): MediaStates {
     const { sound, camera, screen } = this.#sent;
-    const isMuted = this.#capture !== undefined && !this.#capture.isAudible;
+    const isMuted = this.#capture?.isAudible === false;
     return {
       sound: sound == null ? "off" : isMuted ? "muted" : "on",
       camera: camera == null ? "off" : "on",
@@ -63,14 +63,15 @@ export class SentMedia {
       this.#replace(line).catch(reportError);
       if (this.#peer !== undefined) void setActive(this.#peer, line, !isPaused);
     }
-    void this.preferSound();
+    this.preferSound();
     this.onChange();
   }
 
   /** Sends the sound before the pictures. Needs a connection that has been negotiated. */
-  async preferSound(): Promise<void> {
-    if (this.#peer !== undefined)
-      await preferSound(this.#peer, this.#arePicturesPaused ? LOW_SOUND_BITRATE : undefined);
+  preferSound(): void {
+    if (this.#peer !== undefined) {
+      void preferSound(this.#peer, this.#arePicturesPaused ? LOW_SOUND_BITRATE : undefined);
+    }
   }
 
   /** The call is over. */

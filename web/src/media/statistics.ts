@@ -119,13 +119,7 @@ function isReport({ type }: Entry): boolean {
 
 function endOf(candidate: Entry): RouteEnd {
   const { candidateType, protocol, relayProtocol } = candidate;
-  const isRelay = candidateType === "relay";
-  return {
-    type: candidateType as RTCIceCandidateType,
-    protocol: protocol === "tcp" ? "tcp" : "udp",
-    relayProtocol: isRelay ? (relayProtocol as RouteEnd["relayProtocol"]) : undefined,
-    address: addressOf(candidate),
-  };
+  return { type: candidateType, protocol, relayProtocol, address: addressOf(candidate) } as RouteEnd;
 }
 
 function addressOf({ address }: Entry): string | undefined {
