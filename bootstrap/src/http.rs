@@ -127,7 +127,7 @@ async fn apply_limits(
 ) -> Response {
     let source = source::source_of_request(peer, request.headers(), &app.config.http.trusted_proxies);
     let client = source.address;
-    if source.is_unreadable {
+    if source.fault.is_some() {
         app.metrics.forwarded_headers_invalid.inc();
         // Once is enough, because it is a matter of the proxy's configuration.
         if !app.proxy_warning_logged.swap(true, Ordering::Relaxed) {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::{Extension, Router};
+use chappe_common::forwarded::is_proxy;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -27,7 +28,6 @@ use crate::{
     http::Peer,
     limits::SourceLimiter,
     metrics::{ConnectionLabel, ConnectionRejection, Metrics},
-    source,
 };
 
 /// Requests have no cookies or tokens, so their headers are small.
@@ -117,7 +117,7 @@ impl Server {
     fn check_connection(&self, sources: &SourceLimiter, open: usize, peer: SocketAddr) -> Option<ConnectionRejection> {
         // Check the rate first: at the connection limit, one source must not take all health-check slots as well. A
         // proxy's connections belong to all its clients, so they have no rate.
-        if !source::is_proxy(peer.ip(), &self.config.http.trusted_proxies) && !sources.allows(peer.ip()) {
+        if !is_proxy(peer.ip(), &self.config.http.trusted_proxies) && !sources.allows(peer.ip()) {
             Some(ConnectionRejection::RateLimited)
         } else if open >= self.max_connections {
             Some(ConnectionRejection::Full)

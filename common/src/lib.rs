@@ -13,6 +13,7 @@ pub mod config_error;
 pub mod directory;
 pub mod endpoint;
 pub mod federation;
+pub mod forwarded;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod keys;
