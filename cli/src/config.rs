@@ -245,11 +245,12 @@ fn explain_error<C: Config>(figment: &Figment, file: &Path, error: &Error) -> an
 }
 
 /// Example values for keys without a default, or with an uninformative one.
-const EXAMPLES: [(&str, &str); 26] = [
+const EXAMPLES: [(&str, &str); 27] = [
     ("node.region", r#""eu-west""#),
     ("client.urls", r#"["wss://node.example.org"]"#),
     ("client.tls_cert", r#""fullchain.pem""#),
     ("client.tls_key", r#""privkey.pem""#),
+    ("client.trusted_proxies", r#"["127.0.0.1/32"]"#),
     ("federation.roots", r#"["v2QMrXxJhx23z5wSvIBBVgNxHzazz0Rp_0KbIfid-Jk"]"#),
     ("federation.issuers", r#"["v2QMrXxJhx23z5wSvIBBVgNxHzazz0Rp_0KbIfid-Jk"]"#),
     ("federation.allow", r#"["F8cTagOZCMHFf5bRobXUl0a1jfovZgfRvMFDPw5Do2M"]"#),

@@ -1,4 +1,6 @@
-//! What comes before a client's messages: the upgrade's head, and the frames.
+//! What comes before a client's messages: a proxy's header, the upgrade's head, and the frames.
 #![no_main]
 
-chappe_fuzz::fuzz!(chappe_node::fuzzing::HEAD, chappe_node::fuzzing::FRAMES);
+use chappe_node::fuzzing::{FRAMES, HEAD, PROXIED_HEAD, PROXY_HEADER};
+
+chappe_fuzz::fuzz!(HEAD, FRAMES, PROXIED_HEAD, PROXY_HEADER);

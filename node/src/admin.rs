@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use crate::{
     core::Core,
     levels::levels,
-    listener::{accept, health, serve},
+    listener::{accept, pages::health, serve},
 };
 
 /// Maximum concurrent operator connections: a scraper, a browser and a curl. Bounds a flood if the address is public by

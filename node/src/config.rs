@@ -93,6 +93,8 @@ pub struct ClientSection {
     pub tls_cert: Option<PathBuf>,
     /// The PEM file of the certificate's private key.
     pub tls_key: Option<PathBuf>,
+    /// Networks of reverse proxies that are trusted to tell a client's address. Limits for each source then apply to it.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for ClientSection {
@@ -103,6 +105,7 @@ impl Default for ClientSection {
             max_connections: 18_000,
             tls_cert: None,
             tls_key: None,
+            trusted_proxies: Vec::new(),
         }
     }
 }

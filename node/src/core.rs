@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use chappe_discovery::revocations::KnownRevocations;
+use chappe_turn::source::Source;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     context::Context,
     health::Health,
     homes::Homes,
-    limits::{fair_semaphore::FairSemaphore, memory_budget::MemoryBudget, rates::SourceRates},
+    limits::{
+        connection_limiter::ConnectionLimiter, fair_semaphore::FairSemaphore, memory_budget::MemoryBudget,
+        rates::SourceRates,
+    },
     links::Links,
     media_relay::MediaRelay,
     members::Members,
@@ -51,4 +55,6 @@ pub(crate) struct ClientLimits {
     pub(crate) memory_budget: Arc<MemoryBudget>,
     /// Rate limits for each source network.
     pub(crate) sources: SourceRates,
+    /// Limits the concurrent connections of each source.
+    pub(crate) source_connections: Arc<ConnectionLimiter<Source>>,
 }

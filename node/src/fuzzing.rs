@@ -4,6 +4,7 @@ pub use crate::{
     client_protocol::{plain::fuzzed::STRING, request::fuzzed::MESSAGE},
     federation::{members_file::fuzzed::KNOWN, registration::fuzzed::REFUSED},
     links::hello::fuzzed::HELLO,
+    listener::{arrival::fuzzed::PROXIED_HEAD, proxy_header::fuzzed::PROXY_HEADER},
     membership::{
         accusation::fuzzed::ACCUSATION, exchange::fuzzed::EXCHANGE, gossip::fuzzed::GOSSIP, news::fuzzed::NEWS,
         packet::fuzzed::PACKET,

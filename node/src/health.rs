@@ -16,7 +16,7 @@ use chappe_common::{directory::DirectoryError, keys::NodeId, record::MAX_CLOCK_S
 use tokio::sync::watch;
 
 use self::{advice::AdviceLimiter, clock_watch::ClockWatch};
-use crate::{context::Context, members::Members, membership::admission::AdmissionRefusal};
+use crate::{context::Context, members::Members, membership::admission::AdmissionRefusal, metrics::ProxyFault};
 
 /// Why a running node can't serve clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -199,6 +199,15 @@ impl Health {
             "client.max_connections is reached, and clients are rejected: raise it, or find out who connects";
         if self.is_due(ADVICE) {
             tracing::warn!(connections, "{ADVICE}");
+        }
+    }
+
+    /// Warns the operator that a trusted proxy does not tell its clients' addresses.
+    pub(crate) fn warn_proxy(&self, fault: ProxyFault) {
+        const ADVICE: &str = "a proxy of client.trusted_proxies does not tell a client's address, and the connection was \
+                              refused: let it write X-Forwarded-For and remove Forwarded, or the PROXY protocol's header";
+        if self.is_due(ADVICE) {
+            tracing::warn!(fault = fault.as_str(), "{ADVICE}");
         }
     }
 

@@ -1,23 +1,14 @@
 //! The TCP listener for clients. Accepts connections, limits them, hands those that speak STUN to the relay for media, and
 //! serves HTTP if a connection does not become a WebSocket.
 
-use std::{
-    any::Any,
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+pub(crate) mod arrival;
+pub(crate) mod pages;
+pub(crate) mod proxy_header;
 
-use axum::{
-    Router,
-    extract::State,
-    http::{Method, StatusCode, header},
-    response::{IntoResponse as _, Json, Response},
-    routing::get,
-};
-use chappe_discovery::federation::FederationInfo;
-use chappe_turn::{runtime::NewStream, source::Source};
+use std::{any::Any, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use chappe_turn::runtime::NewStream;
 use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -25,8 +16,6 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rustls::ServerConnection;
-use serde_json::json;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -34,12 +23,10 @@ use tokio::{
     time::{error::Elapsed, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tower_http::cors::{self, CorsLayer};
 
+use self::arrival::{Arrival, Refused};
 use crate::{
     core::Core,
-    levels::levels,
-    limits::connection_limiter::{ConnectionLimiter, Permit},
     pending_connections::{PendingConnections, PendingGuard},
     session::run::Running,
     websocket::{
@@ -58,40 +45,22 @@ const SLOT_WAIT: Duration = Duration::from_millis(100);
 /// limit. Each lasts about one round trip; the oldest is evicted.
 const SPARE: usize = 16;
 
+/// How long the response to a refused request may take. It fits any send buffer.
+const REFUSE_WITHIN: Duration = Duration::from_secs(1);
+
 /// The response to a WebSocket request at the limit.
 const FULL: &str =
     "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 10\r\nContent-Length: 0\r\n\r\n";
 
-/// The pages beside the WebSocket. Any web page may read them: they are public, and a client in a page needs them.
-pub(crate) fn client_routes(core: Arc<Core>) -> Router {
-    Router::new()
-        .route("/", get(upgrade_required))
-        .route("/ws", get(upgrade_required))
-        .route("/health", get(health))
-        .route("/stats", get(stats))
-        .route(chappe_discovery::revocations::PATH, get(revocations))
-        .route(chappe_discovery::federation::PATH, get(federation))
-        .layer(CorsLayer::new().allow_origin(cors::Any).allow_methods([Method::GET]))
-        .with_state(core)
-}
-
 /// Accepts clients until the task is cancelled.
 pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: Option<Arc<Tls>>) {
     let slots = Arc::new(Semaphore::new(core.context.config.client.max_connections));
-    // The semaphore bounds the total.
-    let source_limiter = ConnectionLimiter::new(usize::MAX, core.context.config.limits.source_connections);
     let mut pending = PendingConnections::for_listener(core.context.config.client.max_connections);
     let mut spare = PendingConnections::at_most(SPARE);
-    let routes = client_routes(core.clone());
+    let routes = pages::client_routes(core.clone());
     loop {
         let Some((stream, addr)) = accept(&core, &listener).await else { continue };
-        let source = (!core.clients.sources.exempts(addr.ip())).then(|| Source::of(addr.ip()));
-        let is_allowed = source.is_none_or(|source| core.clients.sources.allows_connection(source));
-        let source_permit = if is_allowed { source_limiter.try_take(source) } else { None };
-        let Some(source_permit) = source_permit else {
-            core.context.metrics.connections_refused.inc();
-            continue;
-        };
+        let Ok(arrival) = Arrival::new(&core, addr) else { continue };
         let tls = tls.as_ref().map(|tls| tls.acceptor());
         let Some(slot) = acquire_slot(&slots, &mut pending).await else {
             core.context.metrics.connections_refused.inc();
@@ -99,24 +68,16 @@ pub(crate) async fn serve_clients(core: Arc<Core>, listener: TcpListener, tls: O
             core.connections.spawn(Box::pin(serve_spare(
                 core.clone(),
                 stream,
+                arrival,
                 routes.clone(),
                 tls,
                 spare.add(),
-                source_permit,
             )));
             continue;
         };
         let guard = pending.add();
         // Boxed so that the wrapping futures don't each contain a copy of its state.
-        core.connections.spawn(Box::pin(serve_client(
-            core.clone(),
-            stream,
-            addr,
-            routes.clone(),
-            tls,
-            guard,
-            (slot, source_permit),
-        )));
+        core.connections.spawn(Box::pin(serve_client(core.clone(), stream, arrival, routes.clone(), tls, guard, slot)));
     }
 }
 
@@ -145,27 +106,28 @@ pub(crate) async fn accept(core: &Core, listener: &TcpListener) -> Option<(TcpSt
     }
 }
 
-/// Serves one client. `slots` are its connection slot and the permit of its source.
+/// Serves one client, which has a connection slot.
 async fn serve_client(
     core: Arc<Core>,
     stream: TcpStream,
-    addr: SocketAddr,
+    arrival: Arrival,
     routes: Router,
     tls: Option<TlsAcceptor>,
     guard: PendingGuard,
-    slots: (OwnedSemaphorePermit, Permit<Source>),
+    slot: OwnedSemaphorePermit,
 ) {
     let pending = core.context.metrics.client_handshakes_failed.clone();
     // Boxed: an idle session should not keep the memory of its handshake.
-    match Box::pin(guard.finish(begin(core.clone(), stream, addr.ip(), routes, tls))).await {
-        Some(Some(Begun::Session(session))) => {
+    match Box::pin(guard.finish(begin(core.clone(), stream, arrival, routes, tls))).await {
+        Some(Some(Begun::Session(session, arrival))) => {
             drop(pending);
+            let _slots = (slot, arrival.into_permit());
             session.run().await;
         }
-        Some(Some(Begun::Stun(StunStream { socket, tls, received }))) => {
+        Some(Some(Begun::Stun(StunStream { socket, tls, received }, arrival))) => {
+            let addr = SocketAddr::new(arrival.addr().ip().to_canonical(), arrival.addr().port());
             // The connection counts until the relay closes it.
-            let guard: Box<dyn Any + Send> = Box::new(slots);
-            let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+            let guard: Box<dyn Any + Send> = Box::new((slot, arrival.into_permit()));
             let taken = core
                 .media_relay
                 .as_ref()
@@ -181,8 +143,8 @@ async fn serve_client(
 
 /// A connection whose first request was read.
 enum Begun {
-    Session(Box<Running>),
-    Stun(StunStream),
+    Session(Box<Running>, Arrival),
+    Stun(StunStream, Arrival),
 }
 
 /// A connection that speaks STUN, with what was received.
@@ -196,13 +158,13 @@ struct StunStream {
 async fn serve_spare(
     core: Arc<Core>,
     stream: TcpStream,
+    mut arrival: Arrival,
     routes: Router,
     tls: Option<TlsAcceptor>,
     guard: PendingGuard,
-    _source_permit: Permit<Source>,
 ) {
     let answering = async {
-        match open(&core, stream, routes, tls).await? {
+        match open(&core, stream, &mut arrival, routes, tls).await? {
             Opened::Plain { mut stream, .. } => stream.write_all(FULL.as_bytes()).await.ok(),
             Opened::Tls { mut stream, .. } => stream.write_all(FULL.as_bytes()).await.ok(),
             Opened::Stun(_) => None,
@@ -219,32 +181,50 @@ enum Opened {
     Stun(StunStream),
 }
 
-/// Opens the session of a WebSocket client, or reads the first message of a STUN client. Returns `None` if the connection was plain HTTP, failed or timed out.
+/// Opens the session of a WebSocket client, or reads the first message of a STUN client. Returns `None` if the connection
+/// was plain HTTP, failed, timed out or was refused.
 async fn begin(
     core: Arc<Core>,
     stream: TcpStream,
-    ip: IpAddr,
+    mut arrival: Arrival,
     routes: Router,
     tls: Option<TlsAcceptor>,
 ) -> Option<Begun> {
     let (limits, budget) = (&core.context.config.limits, &core.clients.memory_budget);
-    let connection = match open(&core, stream, routes, tls).await? {
+    let connection = match open(&core, stream, &mut arrival, routes, tls).await? {
         Opened::Plain { stream, answer, rest } => Connection::new(stream, None, &answer, rest, limits, budget),
         Opened::Tls { stream, answer, rest } => {
             let (stream, tls) = stream.into_inner();
             Connection::new(stream, Some(Box::new(tls)), &answer, rest, limits, budget)
         }
-        Opened::Stun(stream) => return Some(Begun::Stun(stream)),
+        Opened::Stun(stream) => return Some(Begun::Stun(stream, arrival)),
     };
     let connection = connection.ok()?;
-    Some(Begun::Session(Running::new(core, connection, ip)))
+    Some(Begun::Session(Running::new(core, connection, arrival.addr().ip()), arrival))
 }
 
-async fn open(core: &Core, mut stream: TcpStream, routes: Router, tls: Option<TlsAcceptor>) -> Option<Opened> {
+async fn open(
+    core: &Core,
+    mut stream: TcpStream,
+    arrival: &mut Arrival,
+    routes: Router,
+    tls: Option<TlsAcceptor>,
+) -> Option<Opened> {
     let within = core.context.config.times.upgrade;
     let Some(acceptor) = tls else {
-        return match in_time(core, timeout(within, upgrade::read(&mut stream)).await)? {
-            First::WebSocket { answer, rest } => Some(Opened::Plain { stream, answer, rest }),
+        let opening = async {
+            if let Err(refused) = arrival.read_proxy_header(core, &mut stream).await? {
+                return Ok(Err(refused));
+            }
+            Ok(Ok(upgrade::read(&mut stream).await?))
+        };
+        let first = in_time(core, timeout(within, opening).await)?.ok()?;
+        if let Err(refused) = arrival.read_request(core, &first) {
+            refuse(&mut stream, refused).await;
+            return None;
+        }
+        return match first {
+            First::WebSocket { answer, rest, .. } => Some(Opened::Plain { stream, answer, rest }),
             First::Stun(received) => {
                 Some(Opened::Stun(StunStream { socket: stream.into_std().ok()?, tls: None, received }))
             }
@@ -256,21 +236,39 @@ async fn open(core: &Core, mut stream: TcpStream, routes: Router, tls: Option<Tl
     };
     // The TLS handshake counts towards the time limit.
     let opening = async {
+        if let Err(refused) = arrival.read_proxy_header(core, &mut stream).await? {
+            return Ok(Err(refused));
+        }
         let mut stream = acceptor.accept(stream).await?;
         let first = upgrade::read(&mut stream).await?;
-        Ok::<_, io::Error>((stream, first))
+        Ok::<_, io::Error>(Ok((stream, first)))
     };
-    match in_time(core, timeout(within, opening).await)? {
-        (stream, First::WebSocket { answer, rest }) => Some(Opened::Tls { stream: Box::new(stream), answer, rest }),
-        (stream, First::Stun(received)) => {
+    let (mut stream, first) = in_time(core, timeout(within, opening).await)?.ok()?;
+    if let Err(refused) = arrival.read_request(core, &first) {
+        refuse(&mut stream, refused).await;
+        return None;
+    }
+    match first {
+        First::WebSocket { answer, rest, .. } => Some(Opened::Tls { stream: Box::new(stream), answer, rest }),
+        First::Stun(received) => {
             let (stream, tls) = stream.into_inner();
             Some(Opened::Stun(StunStream { socket: stream.into_std().ok()?, tls: Some(Box::new(tls)), received }))
         }
-        (stream, First::Http(head)) => {
+        First::Http(head) => {
             serve(Rewound::new(head, stream), routes, within).boxed().await;
             None
         }
     }
+}
+
+/// Responds to a refused request.
+async fn refuse(stream: &mut (impl AsyncWrite + Unpin), refused: Refused) {
+    let answering = async {
+        stream.write_all(refused.response().as_bytes()).await?;
+        stream.shutdown().await
+    };
+    // Broken and slow connections need no handling here.
+    let _ = timeout(REFUSE_WITHIN, answering).await;
 }
 
 /// Returns the opened connection. Counts a failure or timeout.
@@ -293,42 +291,4 @@ pub(crate) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, routes: R
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     // Broken and slow connections need no handling here.
     let _ = timeout(within * 2, connection).await;
-}
-
-/// Responds to a request for a WebSocket path that is not a valid upgrade.
-async fn upgrade_required() -> Response {
-    let fields =
-        [(header::UPGRADE, "websocket"), (header::CONNECTION, "upgrade"), (header::SEC_WEBSOCKET_VERSION, "13")];
-    (StatusCode::UPGRADE_REQUIRED, fields, "a WebSocket, version 13, is served here").into_response()
-}
-
-pub(crate) async fn health(State(core): State<Arc<Core>>) -> Response {
-    let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
-    let condition = core.health.condition();
-    let status = if condition.is_fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({
-        "status": condition.status,
-        "problems": condition.problems,
-        "serverId": core.context.me.to_server_id(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime": core.context.started.elapsed().as_secs(),
-        "timestamp": timestamp,
-    });
-    (status, Json(body)).into_response()
-}
-
-async fn stats(State(core): State<Arc<Core>>) -> Response {
-    let levels = levels(&core);
-    Json(json!({ "sessions": levels.sessions, "members": levels.members, "leases": levels.leases })).into_response()
-}
-
-/// The federation's roots and registries, for clients that know only its id from a link.
-async fn federation(State(core): State<Arc<Core>>) -> Response {
-    let registries = core.context.config.registry.urls.clone();
-    Json(FederationInfo { roots: core.context.roots.clone(), registries }).into_response()
-}
-
-/// The revoked online keys, for clients and other nodes.
-async fn revocations(State(core): State<Arc<Core>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/octet-stream")], core.revocations.all().encode()).into_response()
 }

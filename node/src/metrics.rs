@@ -25,6 +25,27 @@ struct Code {
     code: &'static str,
 }
 
+/// What a trusted proxy got wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProxyFault {
+    /// Its PROXY protocol header is invalid or too long.
+    ProxyHeader,
+    /// What it wrote to `X-Forwarded-For` or `Forwarded` is not an address.
+    Unreadable,
+    /// `X-Forwarded-For` and `Forwarded` contradict each other: one of them was written by the client.
+    Contradiction,
+}
+
+impl ProxyFault {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::ProxyHeader => "proxy_header",
+            Self::Unreadable => "unreadable",
+            Self::Contradiction => "contradiction",
+        }
+    }
+}
+
 /// The metrics of a node, each registered under its field's name.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -82,6 +103,7 @@ pub(crate) struct Metrics {
     /// Requests to homes without a response in time: a silent home, or too many open requests.
     pub(crate) home_timeouts: Counter,
     refused: Family<Code, Counter>,
+    proxied_refused: Family<Code, Counter>,
     violations: Family<Code, Counter>,
     /// The counts of membership as of its last step.
     membership: Arc<Mutex<Counts>>,
@@ -129,6 +151,12 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("chappe");
         let refused = Family::default();
         registry.register("refused", "Client requests refused", refused.clone());
+        let proxied_refused = Family::default();
+        registry.register(
+            "proxied_refused",
+            "Connections refused because a trusted proxy did not tell the client's address",
+            proxied_refused.clone(),
+        );
         let violations = Family::default();
         registry.register("violations", "Sessions ended because the client broke the framing", violations.clone());
         let membership = Arc::new(Mutex::new(Counts::default()));
@@ -187,6 +215,7 @@ impl Default for Metrics {
             requests_refused: counter("requests_refused", "Requests of nodes about leases refused for want of time"),
             home_timeouts: counter("home_timeouts", "Requests to homes without a response in time"),
             refused,
+            proxied_refused,
             violations,
             membership,
             relay,
@@ -200,6 +229,11 @@ impl Metrics {
     /// Counts a refused client request.
     pub(crate) fn refused(&self, code: ErrorCode) {
         self.refused.get_or_create(&Code { code: code.as_str() }).inc();
+    }
+
+    /// Counts a connection through a trusted proxy that does not tell the client's address.
+    pub(crate) fn refused_proxied(&self, fault: ProxyFault) {
+        self.proxied_refused.get_or_create(&Code { code: fault.as_str() }).inc();
     }
 
     /// Counts a session that ended because its client broke the framing.

@@ -38,7 +38,10 @@ use crate::{
     homes::Homes,
     identity::{Identity, IdentityError, LockedDir},
     levels::levels,
-    limits::{fair_semaphore::FairSemaphore, memory_budget::MemoryBudget, rates::SourceRates},
+    limits::{
+        connection_limiter::ConnectionLimiter, fair_semaphore::FairSemaphore, memory_budget::MemoryBudget,
+        rates::SourceRates,
+    },
     links::{Links, endpoint},
     listener,
     media_relay::{MediaRelay, OwnServices},
@@ -225,6 +228,8 @@ impl Node {
             attaching: Arc::new(Semaphore::new(limits.max_pending_leases)),
             memory_budget: MemoryBudget::new(limits.memory_budget),
             sources: SourceRates::new(limits),
+            // The listener's semaphore bounds the total.
+            source_connections: ConnectionLimiter::new(usize::MAX, limits.source_connections),
         };
         let connections = context.tasks.sibling();
         let core = Arc::new(Core {

@@ -6,6 +6,7 @@ use chappe_common::{
     client::{MAX_INBOXES, MAX_MESSAGE},
     config_error::{ConfigError, check_rules},
     federation::FederationId,
+    forwarded::MAX_TRUSTED_PROXIES,
     record::MAX_URL_LEN,
     server_url::{Rest, ServerUrlError, check_ice_url, check_url, is_turn},
 };
@@ -62,6 +63,16 @@ impl NodeConfig {
                 self.client.tls_key.is_none() || self.client.tls_cert.is_some(),
                 "client.tls_cert",
                 "name the file of the certificate: client.tls_key is set",
+            ),
+            (
+                self.client.trusted_proxies.len() <= MAX_TRUSTED_PROXIES,
+                "client.trusted_proxies",
+                "at most 64 networks are allowed",
+            ),
+            (
+                self.client.trusted_proxies.iter().all(|net| net.prefix_len() > 0),
+                "client.trusted_proxies",
+                "name the proxies: with a network of all addresses, every client could choose its own address",
             ),
             (self.federation.advertise.len() <= 4, "federation.advertise", "at most 4 addresses are allowed"),
             (

@@ -28,7 +28,7 @@ const BINARY: [&str; 5] = ["1.2.", "9.2.", "9.4.", "9.6.", "9.8."];
 /// Echoes each message.
 async fn echo(mut stream: TcpStream) -> Option<()> {
     stream.set_nodelay(true).ok()?;
-    let First::WebSocket { answer, rest } = upgrade::read(&mut stream).await.ok()? else { return None };
+    let First::WebSocket { answer, rest, .. } = upgrade::read(&mut stream).await.ok()? else { return None };
     let limits = LimitsSection { max_message: LARGEST, max_queued: LARGEST, ..LimitsSection::default() };
     let Connection { mut incoming, mut out, .. } =
         Connection::new(stream, None, &answer, rest, &limits, &MemoryBudget::new(4 * LARGEST)).ok()?;

@@ -13,7 +13,7 @@ const MAX_HEAD: usize = 8 * 1024;
 /// The initial buffer size, which fits most heads.
 const USUAL_HEAD: usize = 1024;
 /// The maximum number of header fields: twice what a browser behind two proxies sends.
-const MAX_FIELDS: usize = 64;
+pub(crate) const MAX_FIELDS: usize = 64;
 /// The magic cookie of STUN (RFC 8489, 5).
 const STUN_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 /// The value that is hashed with the client's key (RFC 6455, 1.3).
@@ -26,6 +26,8 @@ pub(crate) enum First {
     WebSocket {
         /// The response.
         answer: String,
+        /// The request.
+        head: Vec<u8>,
         /// The input after the request.
         rest: Vec<u8>,
     },
@@ -56,7 +58,10 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Fi
         }
         if let Some(kind) = parse_first(&head) {
             return Ok(match kind {
-                Kind::WebSocket { answer, len } => First::WebSocket { answer, rest: head.split_off(len) },
+                Kind::WebSocket { answer, len } => {
+                    let rest = head.split_off(len);
+                    First::WebSocket { answer, head, rest }
+                }
                 Kind::Stun => First::Stun(head),
                 Kind::Http => First::Http(head),
             });

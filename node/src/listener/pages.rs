@@ -1,0 +1,68 @@
+//! The pages beside the WebSocket, for clients and load balancers.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{Method, StatusCode, header},
+    response::{IntoResponse as _, Json, Response},
+    routing::get,
+};
+use chappe_discovery::federation::FederationInfo;
+use serde_json::json;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tower_http::cors::{self, CorsLayer};
+
+use crate::{core::Core, levels::levels};
+
+/// The pages beside the WebSocket. Any web page may read them: they are public, and a client in a page needs them.
+pub(crate) fn client_routes(core: Arc<Core>) -> Router {
+    Router::new()
+        .route("/", get(upgrade_required))
+        .route("/ws", get(upgrade_required))
+        .route("/health", get(health))
+        .route("/stats", get(stats))
+        .route(chappe_discovery::revocations::PATH, get(revocations))
+        .route(chappe_discovery::federation::PATH, get(federation))
+        .layer(CorsLayer::new().allow_origin(cors::Any).allow_methods([Method::GET]))
+        .with_state(core)
+}
+
+/// Responds to a request for a WebSocket path that is not a valid upgrade.
+async fn upgrade_required() -> Response {
+    let fields =
+        [(header::UPGRADE, "websocket"), (header::CONNECTION, "upgrade"), (header::SEC_WEBSOCKET_VERSION, "13")];
+    (StatusCode::UPGRADE_REQUIRED, fields, "a WebSocket, version 13, is served here").into_response()
+}
+
+pub(crate) async fn health(State(core): State<Arc<Core>>) -> Response {
+    let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+    let condition = core.health.condition();
+    let status = if condition.is_fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "status": condition.status,
+        "problems": condition.problems,
+        "serverId": core.context.me.to_server_id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime": core.context.started.elapsed().as_secs(),
+        "timestamp": timestamp,
+    });
+    (status, Json(body)).into_response()
+}
+
+async fn stats(State(core): State<Arc<Core>>) -> Response {
+    let levels = levels(&core);
+    Json(json!({ "sessions": levels.sessions, "members": levels.members, "leases": levels.leases })).into_response()
+}
+
+/// The federation's roots and registries, for clients that know only its id from a link.
+async fn federation(State(core): State<Arc<Core>>) -> Response {
+    let registries = core.context.config.registry.urls.clone();
+    Json(FederationInfo { roots: core.context.roots.clone(), registries }).into_response()
+}
+
+/// The revoked online keys, for clients and other nodes.
+async fn revocations(State(core): State<Arc<Core>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/octet-stream")], core.revocations.all().encode()).into_response()
+}
