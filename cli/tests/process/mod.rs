@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod federation;
+pub(crate) mod tls;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
