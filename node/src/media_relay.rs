@@ -98,6 +98,7 @@ impl MediaRelay {
         let (month, budget_file) = (month(now), config.node.data_dir.join(budget_file::FILE));
         let relay = Relay::spawn(RelayConfig {
             listen: turn.listen.clone(),
+            passed: Vec::new(),
             relay_bind: families.into_iter().filter_map(bind).collect(),
             server: Config {
                 limits: Limits {

@@ -19,7 +19,7 @@ mod token;
 use std::{
     any::Any,
     io,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -47,6 +47,8 @@ pub struct RelayConfig {
     /// The UDP addresses for clients. If the machine has several addresses, name each of them: a response must come from
     /// the address that the request was sent to.
     pub listen: Vec<SocketAddr>,
+    /// Bound sockets, each in place of the one of its family in `listen`. An IPv6 socket must receive no IPv4 packets.
+    pub passed: Vec<UdpSocket>,
     /// The local addresses of relayed sockets, at most one of each family. Behind a NAT, peers see other addresses.
     pub relay_bind: Vec<IpAddr>,
     /// The server's settings. The relay adds the addresses of its sockets to `listening`.
@@ -150,7 +152,7 @@ impl Relay {
     ///
     /// # Errors
     /// An address cannot be bound, or the system refuses an epoll or a thread.
-    pub fn spawn(config: RelayConfig) -> io::Result<Self> {
+    pub fn spawn(mut config: RelayConfig) -> io::Result<Self> {
         let (new_streams, receiver) = sync_channel(NEW_STREAMS);
         let snapshot = Snapshot {
             counters: Counters::default(),
@@ -167,7 +169,7 @@ impl Relay {
             is_stopping: AtomicBool::default(),
             snapshot: Mutex::new(snapshot),
         });
-        let bound = Bound::bind(&config.listen, &shared.waker)?;
+        let bound = Bound::bind(&config.listen, std::mem::take(&mut config.passed), &shared.waker)?;
         let addrs = bound.addrs.clone();
         let of_thread = shared.clone();
         let run = move || {

@@ -14,7 +14,7 @@ use nix::sys::{
 };
 
 use super::{
-    listeners::{RECEIVE_BUFFER, bind_udp},
+    listeners::{RECEIVE_BUFFER, bind_udp, prepared},
     token::Token,
 };
 
@@ -30,7 +30,7 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    pub(super) fn bind(listen: &[SocketAddr], waker: &EventFd) -> io::Result<Self> {
+    pub(super) fn bind(listen: &[SocketAddr], mut passed: Vec<UdpSocket>, waker: &EventFd) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(waker, EpollEvent::new(EpollFlags::EPOLLIN, Token::Waker.encode()))?;
         // This timer is set once. A timeout of the epoll would be set again on each wait, which is every few packets.
@@ -39,9 +39,18 @@ impl Bound {
         epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, Token::Timer.encode()))?;
         let mut listeners = Vec::new();
         for (index, addr) in (0..=u8::MAX).zip(listen) {
-            let socket = bind_udp(*addr, Some(RECEIVE_BUFFER))?;
+            let of_family = passed
+                .iter()
+                .position(|socket| socket.local_addr().is_ok_and(|passed| passed.is_ipv4() == addr.is_ipv4()));
+            let socket = match of_family {
+                Some(index) => prepared(passed.remove(index))?,
+                None => bind_udp(*addr, Some(RECEIVE_BUFFER))?,
+            };
             epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(index).encode()))?;
             listeners.push(socket);
+        }
+        if !passed.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a passed socket is of no configured family"));
         }
         let addrs = listeners.iter().map(UdpSocket::local_addr).collect::<io::Result<_>>()?;
         Ok(Self { epoll, timer, listeners, addrs })

@@ -53,6 +53,14 @@ pub(super) fn bind_udp(addr: SocketAddr, receive_buffer: Option<usize>) -> io::R
     Ok(socket.into())
 }
 
+/// Prepares a socket that was bound by somebody else.
+pub(super) fn prepared(socket: UdpSocket) -> io::Result<UdpSocket> {
+    let socket = Socket::from(socket);
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
 /// A UDP socket for clients, with the memory that its batches reuse.
 pub(super) struct Listener {
     pub(super) socket: UdpSocket,

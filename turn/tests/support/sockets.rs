@@ -56,6 +56,7 @@ pub(crate) fn start_at_all(ips: &[IpAddr], externals: &[IpAddr], allowed: Vec<Ip
     };
     Relay::spawn(RelayConfig {
         listen: ips.iter().map(|ip| (*ip, 0).into()).collect(),
+        passed: Vec::new(),
         relay_bind: ips.to_vec(),
         server: Config {
             limits: Limits { allocation_bytes_per_second: 100_000_000, ..Limits::default() },

@@ -21,6 +21,7 @@ pub(super) fn serve(ip: Ipv4Addr, node: Option<String>) {
     let host = RelayHost { relay_ports: RELAY_PORTS, services: Vec::new() };
     let config = RelayConfig {
         listen: vec![SocketAddr::new(ip.into(), 0)],
+        passed: Vec::new(),
         relay_bind: vec![ip.into()],
         server: Config {
             // All rules apply; the rates are above what is measured.
