@@ -12,9 +12,10 @@ mod pair;
 mod up;
 
 use anyhow::Result;
+use chappe_node::PassedSockets;
 use clap::{Parser, Subcommand};
 
-use crate::output::Output;
+use crate::{log::Log, output::Output};
 
 /// Call signalling over relays that need not be trusted.
 #[derive(Debug, Parser)]
@@ -67,10 +68,15 @@ impl Command {
         )
     }
 
-    pub(crate) async fn run(self, output: &Output) -> Result<()> {
+    /// Whether the command serves on the sockets that a service manager passes.
+    pub(crate) const fn takes_sockets(&self) -> bool {
+        matches!(self, Self::Node(node::NodeCommand::Run(_)))
+    }
+
+    pub(crate) async fn run(self, output: &Output, log: &Log, passed: PassedSockets) -> Result<()> {
         match self {
             Self::Up(args) => up::run(args, *output).await,
-            Self::Node(command) => node::run(command, *output).await,
+            Self::Node(command) => node::run(command, *output, log, passed).await,
             Self::Bootstrap(command) => bootstrap::run(command, *output).await,
             Self::Discover(args) => discover::run(&args, *output).await,
             Self::Doctor(args) => doctor::run(&args, *output).await,

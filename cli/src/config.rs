@@ -20,6 +20,7 @@ use figment::{
     value::{Dict, Map, Value},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use tracing_subscriber::EnvFilter;
 
 const ENV_PREFIX: &str = "CHAPPE_";
 
@@ -87,6 +88,12 @@ pub(crate) trait Config: Serialize + DeserializeOwned + Default {
 
 impl Config for NodeConfig {
     fn first_problem(&self) -> Option<(&'static str, String)> {
+        if let Err(error) = EnvFilter::try_new(&self.node.log) {
+            return Some((
+                "node.log",
+                format!("{error}; write a level such as \"info\", or \"warn,chappe_node=debug\""),
+            ));
+        }
         self.check().err().map(|error| (error.key, error.problem.into_owned()))
     }
 

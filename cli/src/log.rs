@@ -11,7 +11,7 @@ use std::{
 };
 
 use chappe_common::lost_lines;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter, reload};
 
 use crate::output::LogFields;
 
@@ -22,9 +22,21 @@ const FLUSH_WAIT: Duration = Duration::from_secs(1);
 /// Interval at which the end of the process retries a full queue.
 const FLUSH_LOOK: Duration = Duration::from_millis(10);
 
+/// The environment variable for the log filter, such as `warn` or `chappe_node=debug`.
+pub(crate) const LOG_VARIABLE: &str = "CHAPPE_LOG";
+
+/// Replaces the filter of the subscriber.
+type SetFilter = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
+
+/// The log of the process.
+pub(crate) struct Log {
+    queue: LineQueue,
+    set_filter: Box<SetFilter>,
+}
+
 /// A handle to the writing thread. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Log(SyncSender<Item>);
+struct LineQueue(SyncSender<Item>);
 
 #[derive(Debug)]
 enum Item {
@@ -41,26 +53,43 @@ impl Log {
     pub(crate) fn start(filter: EnvFilter) -> io::Result<Self> {
         let (sender, items) = sync_channel(QUEUE);
         thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&items, &mut io::stderr()))?;
-        let log = Self(sender);
+        let queue = LineQueue(sender);
         // Colours would disturb searching in files and journals.
         let colours = io::stderr().is_terminal();
-        tracing_subscriber::fmt()
+        let subscriber = tracing_subscriber::fmt()
             .fmt_fields(LogFields)
             .with_env_filter(filter)
             .with_ansi(colours)
             // Otherwise the subscriber writes to standard error itself, and panics if that fails.
             .log_internal_errors(false)
-            .with_writer(log.clone())
-            .init();
+            .with_writer(queue.clone())
+            .with_filter_reloading();
+        let handle = subscriber.reload_handle();
+        subscriber.init();
         std::panic::set_hook(Box::new(|panic| {
             let backtrace = std::backtrace::Backtrace::capture();
             tracing::error!("{panic}\n{backtrace}");
         }));
-        Ok(log)
+        Ok(Self { queue, set_filter: Box::new(move |filter| handle.reload(filter)) })
+    }
+
+    /// Replaces the filter, unless the environment sets it. Returns whether it was replaced.
+    pub(crate) fn set_filter(&self, filter: &str) -> bool {
+        let is_free = std::env::var_os(LOG_VARIABLE).is_none();
+        // The configuration was checked.
+        let Ok(filter) = EnvFilter::try_new(filter) else { return false };
+        is_free && (self.set_filter)(filter).is_ok()
     }
 
     /// Writes a last message after all logged lines. Waits for at most [`FLUSH_WAIT`].
     pub(crate) fn end_with(&self, last: Option<String>) {
+        self.queue.end_with(last);
+    }
+}
+
+impl LineQueue {
+    /// Writes a last message after all logged lines. Waits for at most [`FLUSH_WAIT`].
+    fn end_with(&self, last: Option<String>) {
         let deadline = Instant::now() + FLUSH_WAIT;
         if let Some(mut text) = last {
             text.push('\n');
@@ -86,7 +115,7 @@ impl Log {
     }
 }
 
-impl<'a> MakeWriter<'a> for Log {
+impl<'a> MakeWriter<'a> for LineQueue {
     type Writer = LineWriter<'a>;
 
     fn make_writer(&'a self) -> LineWriter<'a> {
@@ -210,7 +239,7 @@ mod tests {
     #[test]
     fn a_full_queue_drops_the_line_and_does_not_block_the_logger() {
         let (sender, items) = sync_channel(1);
-        let log = Log(sender);
+        let log = LineQueue(sender);
         let before = lost_lines::total();
         for _ in 0..3 {
             assert_eq!(log.make_writer().write(b"a line\n").ok(), Some(7));

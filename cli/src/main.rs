@@ -15,10 +15,12 @@ mod media_call;
 mod network;
 mod open_files;
 mod output;
+mod passed_sockets;
 mod qr;
 mod relay_check;
 mod relay_report;
 mod search_report;
+mod service_manager;
 mod signals;
 mod timeline;
 
@@ -28,17 +30,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Error, Result, anyhow};
+use chappe_node::PassedSockets;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     commands::{Cli, Command},
-    log::Log,
+    log::{LOG_VARIABLE, Log},
     output::Output,
 };
-
-/// The environment variable for the log filter, such as `warn` or `chappe_node=debug`.
-const LOG_VARIABLE: &str = "CHAPPE_LOG";
 
 /// Returns memory to the system within seconds after a flood (`.cargo/config.toml`). The system's allocator would keep
 /// it.
@@ -48,10 +48,16 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Before any other thread runs.
+    let passed =
+        if cli.command.takes_sockets() { passed_sockets::take().map_err(Error::new) } else { Ok(Default::default()) };
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(cli.command.default_log()));
     let output = Output::new(cli.json);
     let (log, result) = match Log::start(filter) {
-        Ok(log) => (Some(log), run(cli.command, output)),
+        Ok(log) => {
+            let result = passed.and_then(|passed| run(cli.command, output, &log, passed));
+            (Some(log), result)
+        }
         Err(error) => (None, Err(Error::new(error).context("cannot start the log thread"))),
     };
     let (status, last) = match result {
@@ -67,14 +73,14 @@ fn main() -> ExitCode {
     status
 }
 
-fn run(command: Command, output: Output) -> Result<()> {
+fn run(command: Command, output: Output, log: &Log, passed: PassedSockets) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let is_daemon = command.is_daemon();
     let result = runtime.block_on(async {
         tokio::select! {
             biased;
-            result = command.run(&output) => result,
+            result = command.run(&output, log, passed) => result,
             // Standard output was closed or cannot be written.
             _ = output.failed(), if !is_daemon => Ok(()),
         }

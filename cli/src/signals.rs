@@ -1,8 +1,10 @@
 //! The signals of a long-running command: which ones stop it, and which are ignored.
 //!
-//! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP stops a client or `up`, because its terminal was closed.
-//! Daemons ignore SIGHUP and the remaining signals: their default action would end the process without a shutdown. A
-//! write beyond the file size limit (SIGXFSZ) then fails with an error. Rust's runtime ignores SIGPIPE.
+//! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP stops a client or `up`, because its terminal was closed. A
+//! node reads its configuration again, and a registry ignores it. Daemons ignore the remaining signals: their default
+//! action would end the process without a shutdown. A write beyond the file size limit (SIGXFSZ) then fails with an error. Rust's runtime ignores SIGPIPE.
+
+use std::future::pending;
 
 use anyhow::{Context as _, Result};
 use futures_util::{FutureExt as _, future::select_all};
@@ -24,35 +26,68 @@ const IGNORED: [(Number, &str); 8] = [
     (Number::XFSZ, "SIGXFSZ"),
 ];
 
+/// What a signal asks a daemon for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    Stop,
+    Reload,
+}
+
 /// Receives the signals from its creation on.
 #[derive(Debug)]
 pub(crate) struct Signals {
     stopping: Vec<Signal>,
+    /// The signal to read the configuration again, if the daemon can do that.
+    reload: Option<Signal>,
     /// The tasks that log ignored signals.
-    _ignoring: JoinSet<()>,
+    ignoring: JoinSet<()>,
 }
 
 impl Signals {
-    /// The signals of a daemon.
+    /// The signals of a daemon that reads its configuration only at the start.
     pub(crate) fn for_daemon() -> Result<Self> {
+        let mut signals = Self::for_reloading_daemon()?;
+        if let Some(hangup) = signals.reload.take() {
+            let text = "SIGHUP: the configuration is only read at start; restart to apply changes";
+            signals.ignoring.spawn(ignore(hangup, text));
+        }
+        Ok(signals)
+    }
+
+    /// The signals of a daemon that reads its configuration again on SIGHUP.
+    pub(crate) fn for_reloading_daemon() -> Result<Self> {
         let mut ignoring = JoinSet::new();
-        let hangup = (Number::HUP, "SIGHUP: the configuration is only read at start; restart to apply changes");
-        for (number, text) in IGNORED.into_iter().chain([hangup]) {
+        for (number, text) in IGNORED {
             ignoring.spawn(ignore(listen_for(number)?, text));
         }
         let stopping = STOPPING.into_iter().map(listen_for).collect::<Result<_>>()?;
-        Ok(Self { stopping, _ignoring: ignoring })
+        Ok(Self { stopping, reload: Some(listen_for(Number::HUP)?), ignoring })
     }
 
     /// The signals of a client or another long-running foreground command.
     pub(crate) fn for_foreground() -> Result<Self> {
         let stopping = STOPPING.into_iter().chain([Number::HUP]).map(listen_for).collect::<Result<_>>()?;
-        Ok(Self { stopping, _ignoring: JoinSet::new() })
+        Ok(Self { stopping, reload: None, ignoring: JoinSet::new() })
     }
 
     /// Waits for a signal that stops the command.
     pub(crate) async fn stop(&mut self) {
         select_all(self.stopping.iter_mut().map(|signal| signal.recv().boxed())).await;
+    }
+
+    /// Waits for a signal that stops the daemon or has it read its configuration again.
+    pub(crate) async fn next(&mut self) -> Request {
+        let reload = async {
+            match &mut self.reload {
+                Some(signal) => signal.recv().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = select_all(self.stopping.iter_mut().map(|signal| signal.recv().boxed())) => Request::Stop,
+            _ = reload => Request::Reload,
+        }
     }
 }
 

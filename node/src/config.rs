@@ -14,10 +14,11 @@ pub use chappe_common::config_error::ConfigError;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::advertised::can_be_dialled;
+pub(crate) use self::{advertised::can_be_dialled, live::LiveConfig};
 pub use self::{
     advertised::{Advertised, AdvertisedError},
     federation::{AdmissionPolicy, FederationSection},
+    live::ChangedKeys,
     turn::TurnSection,
 };
 use crate::membership::{
@@ -28,6 +29,7 @@ use crate::membership::{
 mod advertised;
 mod check;
 mod federation;
+mod live;
 mod turn;
 
 /// One /24 or /48 may have `max_handshakes / HANDSHAKES_PART` handshakes in progress. Admission allows two members of a
@@ -70,11 +72,13 @@ pub struct NodeSection {
     pub region: String,
     /// Whether this is a reserve node, which no public list contains.
     pub reserve: bool,
+    /// What is logged, such as `info` or `warn,chappe_node=debug`, unless the environment has `CHAPPE_LOG`.
+    pub log: String,
 }
 
 impl Default for NodeSection {
     fn default() -> Self {
-        Self { data_dir: PathBuf::from("chappe-node"), region: String::new(), reserve: false }
+        Self { data_dir: PathBuf::from("chappe-node"), region: String::new(), reserve: false, log: "info".to_owned() }
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use chappe_common::{
     federation::FederationId,
     keys::{NodeId, PublicKey, SecretKey},
@@ -13,12 +14,20 @@ use chappe_common::{
     signed::{SignError, Signed},
 };
 
-use crate::{clock::Clock, config::NodeConfig, metrics::Metrics, tasks::Tasks};
+use crate::{
+    clock::Clock,
+    config::{LiveConfig, NodeConfig},
+    metrics::Metrics,
+    tasks::Tasks,
+};
 
 /// Identity, configuration and shared services of a node.
 #[derive(Debug)]
 pub(crate) struct Context {
+    /// As of the start. Values that may change later are in `live` alone.
     pub(crate) config: NodeConfig,
+    /// The values that are replaced when the configuration is read again.
+    pub(crate) live: Arc<ArcSwap<LiveConfig>>,
     pub(crate) clock: Clock,
     pub(crate) key: SecretKey,
     /// Equal to the node's public key.
@@ -41,6 +50,11 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Returns the current values that may be replaced. Not to be held across an `.await`.
+    pub(crate) fn live(&self) -> Guard<Arc<LiveConfig>> {
+        self.live.load()
+    }
+
     /// Signs this node's record.
     ///
     /// # Errors

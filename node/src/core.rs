@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use chappe_discovery::revocations::KnownRevocations;
 use chappe_turn::source::Source;
 use tokio::sync::{Semaphore, mpsc};
@@ -54,7 +55,7 @@ pub(crate) struct ClientLimits {
     /// Bounds the memory that client data takes.
     pub(crate) memory_budget: Arc<MemoryBudget>,
     /// Rate limits for each source network.
-    pub(crate) sources: SourceRates,
+    pub(crate) sources: ArcSwap<SourceRates>,
     /// Limits the concurrent connections of each source.
     pub(crate) source_connections: Arc<ConnectionLimiter<Source>>,
 }

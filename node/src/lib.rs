@@ -34,8 +34,10 @@ mod peer_router;
 mod pending_connections;
 pub mod placement;
 mod publisher;
+mod reload;
 mod session;
 mod sessions;
+mod sockets;
 mod tasks;
 #[cfg(test)]
 mod vectors;
@@ -45,4 +47,6 @@ mod wire;
 pub use config::NodeConfig;
 pub use federation::own_addrs::ResolveError;
 pub use node::{Node, NodeAddrs, NodeStats, StartError};
+pub use reload::ReloadError;
+pub use sockets::PassedSockets;
 pub use websocket::tls::TlsError;

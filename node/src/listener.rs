@@ -190,7 +190,7 @@ async fn begin(
     routes: Router,
     tls: Option<TlsAcceptor>,
 ) -> Option<Begun> {
-    let (limits, budget) = (&core.context.config.limits, &core.clients.memory_budget);
+    let (limits, budget) = (&core.context.live().limits, &core.clients.memory_budget);
     let connection = match open(&core, stream, &mut arrival, routes, tls).await? {
         Opened::Plain { stream, answer, rest } => Connection::new(stream, None, &answer, rest, limits, budget),
         Opened::Tls { stream, answer, rest } => {

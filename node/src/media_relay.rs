@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -74,7 +74,12 @@ impl MediaRelay {
     ///
     /// # Errors
     /// An address cannot be bound.
-    pub(crate) fn spawn(config: &NodeConfig, services: OwnServices<'_>, now: u64) -> io::Result<Self> {
+    pub(crate) fn spawn(
+        config: &NodeConfig,
+        services: OwnServices<'_>,
+        passed: Vec<UdpSocket>,
+        now: u64,
+    ) -> io::Result<Self> {
         let turn = &config.turn;
         let mut random = [0; 64];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
@@ -98,7 +103,7 @@ impl MediaRelay {
         let (month, budget_file) = (month(now), config.node.data_dir.join(budget_file::FILE));
         let relay = Relay::spawn(RelayConfig {
             listen: turn.listen.clone(),
-            passed: Vec::new(),
+            passed,
             relay_bind: families.into_iter().filter_map(bind).collect(),
             server: Config {
                 limits: Limits {

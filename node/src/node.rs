@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,15 +16,12 @@ use chappe_common::{
     task_failure::TaskFailure,
 };
 use chappe_discovery::{SetupError, net::Net, registry::RegistryClient};
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::{Semaphore, mpsc, watch},
-};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     admin,
     clock::Clock,
-    config::{ConfigError, NodeConfig},
+    config::{ChangedKeys, ConfigError, LiveConfig, NodeConfig},
     context::Context,
     core::{ClientLimits, Core},
     federation::{
@@ -51,17 +48,16 @@ use crate::{
     peer_router,
     placement::Placement,
     publisher::{self, Publisher},
+    reload::{self, ReloadError},
     sessions::{
         Sessions,
         event::{EndReason, SessionEvent},
     },
+    sockets::{BindError, Bound, PassedSockets},
     tasks::Tasks,
     websocket::tls::{LOOK_EVERY, Tls, TlsError},
 };
 
-/// Length of the listen backlog. Covers one second after another node fails, when its ten thousand sessions reconnect.
-/// The system may allow fewer (`net.core.somaxconn`).
-const BACKLOG: u32 = 4096;
 /// Interval between removals of expired entries.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 /// Interval between comparisons of the wall clock with the monotonic clock.
@@ -109,6 +105,12 @@ pub enum StartError {
     Directory(#[from] SetupError),
 }
 
+impl From<BindError> for StartError {
+    fn from(BindError { addr, key, source }: BindError) -> Self {
+        Self::Bind { addr, key, source }
+    }
+}
+
 /// The addresses to which a node is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeAddrs {
@@ -151,6 +153,7 @@ pub struct Node {
     /// Joins and registers. Ends before the node leaves.
     joining: Tasks,
     registries: Option<Registries>,
+    tls: Option<Arc<Tls>>,
     members_file: PathBuf,
     _locked: LockedDir,
 }
@@ -164,11 +167,23 @@ impl Node {
         Self::spawn_by(config, Clock::default()).await
     }
 
+    /// Like [`Node::spawn`], on the sockets that the service manager has bound. It binds those that were not passed.
+    ///
+    /// # Errors
+    /// See [`Node::spawn`].
+    pub async fn spawn_on(passed: PassedSockets, config: NodeConfig) -> Result<Self, StartError> {
+        Self::start(config, passed, Clock::default()).await
+    }
+
     /// Like [`Node::spawn`], but with a clock that may be wrong.
     ///
     /// # Errors
     /// See [`Node::spawn`].
     pub async fn spawn_by(config: NodeConfig, clock: Clock) -> Result<Self, StartError> {
+        Self::start(config, PassedSockets::default(), clock).await
+    }
+
+    async fn start(config: NodeConfig, passed: PassedSockets, clock: Clock) -> Result<Self, StartError> {
         config.check()?;
         let locked = LockedDir::lock(&config.node.data_dir).await?;
         let identity = Identity::load(&config.node.data_dir, clock.now())?;
@@ -176,13 +191,10 @@ impl Node {
             (Some(cert), Some(key)) => Some(Arc::new(Tls::load(cert, key)?)),
             _ => None,
         };
-        let client = listen(config.client.listen, "client.listen")?;
-        let admin = match config.admin.listen {
-            Some(addr) => Some(listen(addr, "admin.listen")?),
-            None => None,
-        };
+        let bound = Bound::bind(&config, passed)?;
         let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
-        let endpoint = endpoint::bind(&config.federation, identity.key()).map_err(bind_error)?;
+        let endpoint = endpoint::on(bound.federation, &config.federation, identity.key()).map_err(bind_error)?;
+        let (client, admin, turn) = (bound.client, bound.admin, bound.turn);
         let mut addrs = NodeAddrs {
             client: client.local_addr().map_err(bind_error)?,
             quic: endpoint.local_addr().map_err(bind_error)?,
@@ -194,7 +206,7 @@ impl Node {
             advertised => own_addrs::resolve_with_retries(advertised).await?,
         };
         let context = Arc::new(context(config, &identity, addrs, quic_addrs, clock));
-        let media_relay = spawn_media_relay(&context, addrs)?;
+        let media_relay = spawn_media_relay(&context, addrs, turn)?;
         addrs.turn = media_relay.as_ref().and_then(|relay| relay.addrs().first().copied());
         // Later records have larger numbers, so the longest possible record has to fit too.
         context.sign_record(u64::MAX, u64::MAX)?;
@@ -220,14 +232,14 @@ impl Node {
         let (links, links_up) =
             Links::new(endpoint, context.clone(), members.clone(), health.clone(), membership.clone());
         let links = Arc::new(links);
-        let sessions = Arc::new(Sessions::new(context.config.limits.clone(), &context.metrics));
+        let sessions = Arc::new(Sessions::new(context.live.clone(), &context.metrics));
         let homes = Homes::new(context.clone(), members.clone(), links.clone(), sessions.clone(), publisher.clone());
         let limits = &context.config.limits;
         let clients = ClientLimits {
             attach_turns: FairSemaphore::default(),
             attaching: Arc::new(Semaphore::new(limits.max_pending_leases)),
             memory_budget: MemoryBudget::new(limits.memory_budget),
-            sources: SourceRates::new(limits),
+            sources: ArcSwap::from_pointee(SourceRates::new(limits)),
             // The listener's semaphore bounds the total.
             source_connections: ConnectionLimiter::new(usize::MAX, limits.source_connections),
         };
@@ -271,11 +283,11 @@ impl Node {
         if let Some(tls) = tls.clone() {
             core.context.tasks.spawn_essential("certificate", tls.watch(LOOK_EVERY));
         }
-        listener.spawn_essential("clients", listener::serve_clients(core.clone(), client, tls));
+        listener.spawn_essential("clients", listener::serve_clients(core.clone(), client, tls.clone()));
         if let Some(admin) = admin {
             core.context.tasks.spawn_essential("admin", admin::run(core.clone(), admin));
         }
-        Ok(Self { core, addrs, listener, joining, registries, members_file, _locked: locked })
+        Ok(Self { core, addrs, listener, joining, registries, tls, members_file, _locked: locked })
     }
 
     /// Returns the node's id.
@@ -296,6 +308,15 @@ impl Node {
     /// Returns the number of live members, including this node.
     pub fn members(&self) -> usize {
         self.core.members.view.load().len()
+    }
+
+    /// Replaces the values that may change while the node runs: the limits, the trusted proxies and the certificate, which
+    /// is read again in any case. Returns the keys that differ from those in use, also those that need a restart.
+    ///
+    /// # Errors
+    /// The configuration is not valid, or the certificate cannot be used. Nothing is replaced.
+    pub async fn reload(&self, config: &NodeConfig) -> Result<ChangedKeys, ReloadError> {
+        reload::apply(&self.core, self.tls.as_ref(), config).await
     }
 
     /// Waits until an essential task ends unexpectedly. Never returns if none does. From then on `/health` reports the
@@ -387,7 +408,7 @@ async fn expire(core: Arc<Core>) {
     loop {
         tick.tick().await;
         core.homes.expire();
-        core.clients.sources.expire();
+        core.clients.sources.load().expire();
         core.sessions.shrink();
         core.links.expire();
     }
@@ -418,12 +439,21 @@ async fn watch_clock(core: Arc<Core>) {
 }
 
 /// Starts the relay for media, if it is on.
-fn spawn_media_relay(context: &Context, addrs: NodeAddrs) -> Result<Option<Arc<MediaRelay>>, StartError> {
+fn spawn_media_relay(
+    context: &Context,
+    addrs: NodeAddrs,
+    passed: Vec<UdpSocket>,
+) -> Result<Option<Arc<MediaRelay>>, StartError> {
     let turn = &context.config.turn;
-    let Some(addr) = turn.listen.first().copied() else { return Ok(None) };
+    let Some(addr) = turn.listen.first().copied() else {
+        if !passed.is_empty() {
+            tracing::warn!("a socket named turn was passed, but turn.listen is empty: the relay for media is off");
+        }
+        return Ok(None);
+    };
     let bound: Vec<_> = [Some(addrs.client), Some(addrs.quic), addrs.admin].into_iter().flatten().collect();
     let services = OwnServices { bound: &bound, client_urls: &context.client_urls };
-    let relay = MediaRelay::spawn(&context.config, services, context.clock.now().as_secs());
+    let relay = MediaRelay::spawn(&context.config, services, passed, context.clock.now().as_secs());
     relay.map(|relay| Some(Arc::new(relay))).map_err(|source| StartError::Bind { addr, key: "turn.listen", source })
 }
 
@@ -471,18 +501,6 @@ async fn store_relay_budget(relay: &Arc<MediaRelay>) -> bool {
     }
 }
 
-fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
-    let listen = || {
-        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        // Signalling messages are small and urgent. Accepted connections inherit the option.
-        socket.set_nodelay(true)?;
-        socket.bind(addr)?;
-        socket.listen(BACKLOG)
-    };
-    listen().map_err(|source| StartError::Bind { addr, key, source })
-}
-
 fn context(
     config: NodeConfig,
     identity: &Identity,
@@ -500,6 +518,7 @@ fn context(
         urls => urls.to_vec(),
     };
     Context {
+        live: Arc::new(ArcSwap::from_pointee(LiveConfig::of(&config))),
         clock,
         key: identity.key().clone(),
         me,

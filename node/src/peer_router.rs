@@ -337,7 +337,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{LimitsSection, NodeConfig},
+        config::{LiveConfig, NodeConfig},
         leases::address_of,
         links::link::SendError,
         metrics::Metrics,
@@ -363,7 +363,7 @@ mod tests {
     }
 
     fn one_session() -> (Sessions, SessionHandle) {
-        let sessions = Sessions::new(LimitsSection::default(), &Metrics::default());
+        let sessions = Sessions::new(LiveConfig::shared_defaults(), &Metrics::default());
         let session = SessionHandle::new(SessionId::from_raw(1), 1024, None);
         sessions.insert(session.clone());
         (sessions, session)

@@ -9,6 +9,7 @@ pub(crate) mod handle;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use chappe_common::{
     client::{ErrorCode, RelayKind},
     lease::{Address, Inbox, SignedLease},
@@ -23,7 +24,7 @@ use self::{
 };
 use crate::{
     client_protocol::reply::{self, ForwardedBy},
-    config::LimitsSection,
+    config::LiveConfig,
     limits::{byte_channel::TrySendError, rates::OfferRate, shrink},
     metrics::Metrics,
     websocket::writer::WriteError,
@@ -61,17 +62,17 @@ impl From<TooMany> for NotAttached {
 pub(crate) struct Sessions {
     by_id: DashMap<SessionId, SessionHandle>,
     inboxes: DashMap<Inbox, Attached>,
-    limits: LimitsSection,
+    live: Arc<ArcSwap<LiveConfig>>,
     delivered: Counter,
     responses_dropped: Counter,
 }
 
 impl Sessions {
-    pub(crate) fn new(limits: LimitsSection, metrics: &Metrics) -> Self {
+    pub(crate) fn new(live: Arc<ArcSwap<LiveConfig>>, metrics: &Metrics) -> Self {
         Self {
             by_id: DashMap::new(),
             inboxes: DashMap::new(),
-            limits,
+            live,
             delivered: metrics.delivered.clone(),
             responses_dropped: metrics.responses_dropped.clone(),
         }
@@ -113,7 +114,7 @@ impl Sessions {
         }
         let attached = self.inboxes.get_mut(&address.inbox).filter(|attached| attached.lease.admits(address));
         let mut attached = attached.ok_or(Outcome::NotHere)?;
-        if attached.offers.get_or_insert_with(|| Box::new(OfferRate::new(&self.limits))).allows() {
+        if attached.offers.get_or_insert_with(|| Box::new(OfferRate::new(&self.live.load().limits))).allows() {
             Ok(attached.session.clone())
         } else {
             Err(Outcome::Refused(ErrorCode::RateLimited))
@@ -135,7 +136,7 @@ impl Sessions {
         // The entry stays locked meanwhile, so that the map and the session's own list of inboxes change together.
         match self.inboxes.entry(inbox) {
             Entry::Occupied(mut entry) => {
-                let is_new = session.add_inbox(inbox, self.limits.max_inboxes)?;
+                let is_new = session.add_inbox(inbox, self.live.load().limits.max_inboxes)?;
                 if entry.get().lease.seq > lease.seq {
                     if is_new {
                         session.remove_inbox(&inbox);
@@ -151,7 +152,7 @@ impl Sessions {
                 Ok(is_new)
             }
             Entry::Vacant(entry) => {
-                let is_new = session.add_inbox(inbox, self.limits.max_inboxes)?;
+                let is_new = session.add_inbox(inbox, self.live.load().limits.max_inboxes)?;
                 entry.insert(Attached { session: session.clone(), lease, offers: None });
                 Ok(is_new)
             }
@@ -316,7 +317,7 @@ mod tests {
 
     #[test]
     fn messages_that_wait_for_a_session_that_ends_are_answered() {
-        let sessions = Sessions::new(LimitsSection::default(), &Metrics::default());
+        let sessions = Sessions::new(LiveConfig::shared_defaults(), &Metrics::default());
         let sender = SessionHandle::new(SessionId::from_raw(1), 1024, None);
         sessions.insert(sender.clone());
         let ending = SessionHandle::new(SessionId::from_raw(2), 1024, None);

@@ -10,17 +10,17 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use chappe_bootstrap::{Bootstrap, BootstrapConfig, keys};
 use chappe_common::directory::MAX_DELEGATION;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    daemon::{self, DaemonArgs, explain_start},
+    daemon::{self, DaemonArgs, Wake, explain_start},
     init::{create, refuse_existing, toml_list},
 };
-use crate::{open_files::OpenFiles, output::Output, signals::Signals};
+use crate::{open_files::OpenFiles, output::Output, service_manager::ServiceManager, signals::Signals};
 
 const TEMPLATE: &str = include_str!("../../templates/bootstrap.toml");
 
@@ -100,9 +100,14 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
             let metrics = admin_url.as_ref().map_or_else(String::new, |url| format!(", metrics at {url}/metrics"));
             let text = format!("registry at {url}{metrics}; {} nodes listed", registry.listed());
             output.print(&text, &Ready { event: "ready", registry: url, admin_url });
-            let failure = daemon::wait(&mut signals, registry.failed()).await;
+            let mut manager = ServiceManager::from_env();
+            manager.ready();
+            let wake = daemon::wait(&mut signals, &mut manager, registry.failed(), || "serving".to_owned()).await;
+            // A registry ignores the signal to reload.
+            let Wake::Stop(failure) = wake else { bail!("unexpected reload") };
             output.print_text("stopping");
-            registry.shutdown().await;
+            manager.stopping("stopping");
+            manager.alive_during(registry.shutdown()).await;
             daemon::finish(output, failure)
         }
         BootstrapCommand::Init(args) => init(&args, output),

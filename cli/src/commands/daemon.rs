@@ -1,6 +1,6 @@
 //! Common parts of `node run` and `bootstrap run`: arguments, errors, and the wait for the end.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, pin::pin};
 
 use anyhow::{Error, Result};
 use chappe_common::task_failure::TaskFailure;
@@ -10,7 +10,8 @@ use serde::Serialize;
 use crate::{
     config::{Config, Environment, Setting, load},
     output::Output,
-    signals::Signals,
+    service_manager::ServiceManager,
+    signals::{Request, Signals},
 };
 
 /// The origins of the configuration.
@@ -56,12 +57,33 @@ struct Stopped {
     event: &'static str,
 }
 
-/// Waits for a signal, or for the daemon to fail. Returns the failure.
-pub(crate) async fn wait(signals: &mut Signals, failed: impl Future<Output = TaskFailure>) -> Option<TaskFailure> {
-    tokio::select! {
-        biased;
-        () = signals.stop() => None,
-        failure = failed => Some(failure),
+/// Why the wait for a daemon's end was interrupted.
+#[derive(Debug)]
+pub(crate) enum Wake {
+    /// The daemon has to stop, with its failure if it failed.
+    Stop(Option<TaskFailure>),
+    /// The configuration has to be read again.
+    Reload,
+}
+
+/// Waits for a signal, or for the daemon to fail. Meanwhile, tells the service manager its status.
+pub(crate) async fn wait(
+    signals: &mut Signals,
+    manager: &mut ServiceManager,
+    failed: impl Future<Output = TaskFailure>,
+    status: impl Fn() -> String,
+) -> Wake {
+    let mut failed = pin!(failed);
+    loop {
+        tokio::select! {
+            biased;
+            request = signals.next() => return match request {
+                Request::Stop => Wake::Stop(None),
+                Request::Reload => Wake::Reload,
+            },
+            failure = &mut failed => return Wake::Stop(Some(failure)),
+            () = manager.tick() => manager.alive(status()),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
-//! `chappe node run` and `chappe node init`. The other subcommands have their own files.
+//! `chappe node init`. The other subcommands have their own files.
 
 mod doctor;
 mod invite;
+mod run;
 
 use std::{
     fs::DirBuilder,
@@ -12,15 +13,15 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use chappe_common::keys::PublicKey;
-use chappe_node::{Node, NodeConfig, config::Advertised, identity::load_or_create_key};
+use chappe_node::{Node, PassedSockets, config::Advertised, identity::load_or_create_key};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    daemon::{self, DaemonArgs, explain_start},
+    daemon::DaemonArgs,
     init::{create, refuse_existing, toml_list},
 };
-use crate::{open_files::OpenFiles, output::Output, signals::Signals};
+use crate::{log::Log, output::Output};
 
 const TEMPLATE: &str = include_str!("../../templates/node.toml");
 /// The data folder beside the config file, as in the template.
@@ -101,47 +102,15 @@ impl NodeLine {
 }
 
 #[derive(Serialize)]
-struct Ready {
-    event: &'static str,
-    #[serde(flatten)]
-    node: NodeLine,
-    /// The bound address, which differs from the URL's behind a proxy.
-    client_addr: SocketAddr,
-}
-
-#[derive(Serialize)]
 struct Made<'a> {
     event: &'static str,
     id: String,
     config: &'a Path,
 }
 
-pub(crate) async fn run(command: NodeCommand, output: Output) -> Result<()> {
+pub(crate) async fn run(command: NodeCommand, output: Output, log: &Log, passed: PassedSockets) -> Result<()> {
     match command {
-        NodeCommand::Run(args) => {
-            let mut signals = Signals::for_daemon()?;
-            let mut config: NodeConfig = args.load()?;
-            let mut files = OpenFiles::raise();
-            if config.turn.is_on() {
-                // An allocation has a socket for each of its relayed addresses.
-                let files_each = if config.turn.listen.iter().any(SocketAddr::is_ipv6) { 2 } else { 1 };
-                config.turn.max_allocations = files.limit_allocations(config.turn.max_allocations, files_each);
-                files = files.without(config.turn.max_allocations * files_each);
-            }
-            let connections = &mut config.client.max_connections;
-            *connections = files.limit_connections("client.max_connections", *connections);
-            let node = Node::spawn(config).await.map_err(explain_start)?;
-            let line = NodeLine::of(&node);
-            let client_addr = node.addrs().client;
-            output.print(
-                &format!("node {}\nlistening for clients on {client_addr}", line.text()),
-                &Ready { event: "ready", node: line, client_addr },
-            );
-            let failure = daemon::wait(&mut signals, node.failed()).await;
-            output.print_text("stopping: sending clients to other nodes");
-            node.shutdown().await;
-            daemon::finish(output, failure)
-        }
+        NodeCommand::Run(args) => run::run(&args, output, log, passed).await,
         NodeCommand::Doctor(args) => doctor::run(&args, output).await,
         NodeCommand::Init(args) => init(&args, output),
         NodeCommand::Id(args) => invite::id(&args, output),
@@ -189,6 +158,8 @@ fn filled(args: &InitArgs) -> String {
 
 #[cfg(test)]
 mod tests {
+    use chappe_node::NodeConfig;
+
     use super::*;
     use crate::config::{Environment, load};
 

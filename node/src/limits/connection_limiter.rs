@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use super::shrink;
@@ -12,7 +15,7 @@ use super::shrink;
 #[derive(Debug)]
 pub(crate) struct ConnectionLimiter<K: Copy + Eq + Hash> {
     max_total: usize,
-    max_per_key: usize,
+    max_per_key: AtomicUsize,
     taken: Mutex<Taken<K>>,
 }
 
@@ -26,7 +29,13 @@ struct Taken<K> {
 impl<K: Copy + Eq + Hash> ConnectionLimiter<K> {
     /// Creates a limiter for `max_total` connections, of which one key may have `max_per_key`.
     pub(crate) fn new(max_total: usize, max_per_key: usize) -> Arc<Self> {
-        Arc::new(Self { max_total, max_per_key, taken: Mutex::new(Taken { count: 0, by_key: HashMap::new() }) })
+        let taken = Mutex::new(Taken { count: 0, by_key: HashMap::new() });
+        Arc::new(Self { max_total, max_per_key: AtomicUsize::new(max_per_key), taken })
+    }
+
+    /// Replaces the maximum of a key. Permits that were taken stay.
+    pub(crate) fn set_max_per_key(&self, max: usize) {
+        self.max_per_key.store(max, Ordering::Relaxed);
     }
 
     /// Takes a permit for a connection of `key`, which is `None` in an exempt range.
@@ -37,7 +46,7 @@ impl<K: Copy + Eq + Hash> ConnectionLimiter<K> {
         }
         if let Some(key) = key {
             match taken.by_key.entry(key) {
-                Entry::Occupied(entry) if *entry.get() >= self.max_per_key => return None,
+                Entry::Occupied(entry) if *entry.get() >= self.max_per_key.load(Ordering::Relaxed) => return None,
                 entry => *entry.or_default() += 1,
             }
         }
@@ -87,5 +96,16 @@ mod tests {
         drop(left);
         let exempt: Vec<_> = (0..1000).map_while(|_| limiter.try_take(None)).collect();
         assert_eq!(exempt.len(), 256);
+    }
+
+    #[test]
+    fn a_new_maximum_applies_to_permits_taken_later() {
+        let limiter = ConnectionLimiter::new(usize::MAX, 2);
+        let taken = [limiter.try_take(Some(1)), limiter.try_take(Some(1))];
+        assert!(taken.iter().all(Option::is_some) && limiter.try_take(Some(1)).is_none());
+        limiter.set_max_per_key(3);
+        assert!(limiter.try_take(Some(1)).is_some());
+        limiter.set_max_per_key(1);
+        assert!(limiter.try_take(Some(1)).is_none() && limiter.try_take(Some(2)).is_some());
     }
 }

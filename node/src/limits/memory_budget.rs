@@ -26,7 +26,7 @@ pub(crate) struct BudgetExceeded;
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
     bytes: AtomicUsize,
-    limit: usize,
+    limit: AtomicUsize,
     /// Limits how many sessions write out buffered data at once.
     writing: Arc<Semaphore>,
 }
@@ -41,7 +41,12 @@ impl MemoryBudget {
         // Half of the processors, as for signature checks, so that other ready tasks run in between.
         let processors = available_parallelism().map_or(1, NonZeroUsize::get);
         let writing = Arc::new(Semaphore::new(processors.div_ceil(2)));
-        Arc::new(Self { bytes: AtomicUsize::new(0), limit, writing })
+        Arc::new(Self { bytes: AtomicUsize::new(0), limit: AtomicUsize::new(limit), writing })
+    }
+
+    /// Replaces the limit. Reserved bytes stay, even if they exceed it.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 }
 
@@ -80,7 +85,7 @@ impl<const FREE: usize> Reservation<FREE> {
     /// Returns whether the reservation can be resized to `bytes`.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(FREE).saturating_sub(self.counted);
-        more == 0 || self.budget.bytes.load(Ordering::Relaxed) + more <= self.budget.limit
+        more == 0 || self.budget.bytes.load(Ordering::Relaxed) + more <= self.budget.limit.load(Ordering::Relaxed)
     }
 
     /// Resizes the reservation to `bytes`. On error it is unchanged and the caller must drop the data.
@@ -88,7 +93,8 @@ impl<const FREE: usize> Reservation<FREE> {
         let counted = bytes.saturating_sub(FREE);
         if counted > self.counted {
             let more = counted - self.counted;
-            let add = |bytes: usize| bytes.checked_add(more).filter(|all| *all <= self.budget.limit);
+            let limit = self.budget.limit.load(Ordering::Relaxed);
+            let add = |bytes: usize| bytes.checked_add(more).filter(|all| *all <= limit);
             self.budget.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).map_err(|_| BudgetExceeded)?;
         } else if counted < self.counted {
             self.budget.bytes.fetch_sub(self.counted - counted, Ordering::Relaxed);
@@ -123,6 +129,9 @@ mod tests {
         assert_eq!(third.resize(FREE_DIRECTION + 10), Ok(()));
         drop((other, third));
         assert_eq!(one.resize(FREE_DIRECTION + 100), Ok(()));
+        budget.set_limit(50);
+        assert_eq!(one.resize(FREE_DIRECTION + 101), Err(BudgetExceeded), "what is reserved stays");
+        assert_eq!(one.resize(FREE_DIRECTION + 50), Ok(()));
         drop(one);
         assert_eq!(budget.bytes.load(Ordering::Relaxed), 0);
     }

@@ -18,12 +18,11 @@ const FIRST_FLIGHT: u64 = 8 * 1024;
 /// false alarms where packets are lost.
 const LINK_IDLE: Duration = Duration::from_secs(30 * 60);
 
-/// Binds the UDP socket.
+/// Creates the endpoint on a bound socket.
 ///
 /// # Errors
-/// Returns an error if the address cannot be bound.
-pub(crate) fn bind(config: &FederationSection, key: &SecretKey) -> io::Result<Endpoint> {
-    let socket = UdpSocket::bind(config.listen)?;
+/// Returns an error if the system refuses to use the socket.
+pub(crate) fn on(socket: UdpSocket, config: &FederationSection, key: &SecretKey) -> io::Result<Endpoint> {
     let crypto = link_tls::server_config(key).map_err(io::Error::other)?;
     let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));

@@ -88,7 +88,7 @@ impl Arrival {
             return Ok(());
         }
         if let First::WebSocket { head, .. } | First::Http(head) = first {
-            let address = client_address(self.addr.ip(), head, &core.context.config.client.trusted_proxies);
+            let address = client_address(self.addr.ip(), head, &core.context.live().trusted_proxies);
             self.addr.set_ip(address.map_err(|fault| refuse(core, fault))?);
         }
         self.admit(core)
@@ -105,14 +105,15 @@ impl Arrival {
     }
 
     fn is_from_proxy(&self, core: &Core) -> bool {
-        is_proxy(self.addr.ip(), &core.context.config.client.trusted_proxies)
+        is_proxy(self.addr.ip(), &core.context.live().trusted_proxies)
     }
 
     /// Takes a permit for the source.
     fn admit(&mut self, core: &Core) -> Result<(), Refused> {
         let clients = &core.clients;
-        let source = (!clients.sources.exempts(self.addr.ip())).then(|| Source::of(self.addr.ip()));
-        let is_allowed = source.is_none_or(|source| clients.sources.allows_connection(source));
+        let sources = clients.sources.load();
+        let source = (!sources.exempts(self.addr.ip())).then(|| Source::of(self.addr.ip()));
+        let is_allowed = source.is_none_or(|source| sources.allows_connection(source));
         self.permit = if is_allowed { clients.source_connections.try_take(source) } else { None };
         if self.permit.is_none() {
             core.context.metrics.connections_refused.inc();

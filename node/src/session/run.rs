@@ -113,12 +113,12 @@ impl Running {
         // A cryptographic generator, seeded by the system.
         let mut random = rand::rng();
         let (nonce, id) = (random.random(), SessionId::from_raw(random.random()));
-        let handle = SessionHandle::new(id, core.context.config.limits.max_queued, Some(out));
+        let handle = SessionHandle::new(id, core.context.live().limits.max_queued, Some(out));
         core.sessions.insert(handle.clone());
         let number = core.context.metrics.sessions_opened.inc();
         let now = Instant::now();
         let session = Session {
-            rates: SessionRates::new(&core.context.config.limits, &core.clients.sources, ip),
+            rates: SessionRates::new(&core.context.live().limits, &core.clients.sources.load(), ip),
             core,
             handle,
             liveness: Liveness::new(now),
@@ -228,7 +228,7 @@ impl Session {
         self.ops.can_read()
             && self.outbox.is_empty()
             && (!self.handle.has_flights() || self.handle.with_flights(|flights| flights.has_room()))
-            && !self.output.is_backpressured(self.core.context.config.limits.max_queued)
+            && !self.output.is_backpressured(self.core.context.live().limits.max_queued)
     }
 
     fn poll_read(
@@ -272,7 +272,8 @@ impl Session {
     }
 
     fn server_info(&self) -> String {
-        let limits = &self.core.context.config.limits;
+        let live = self.core.context.live();
+        let limits = &live.limits;
         Reply::ServerInfo {
             server_id: &self.core.context.me.to_server_id(),
             endpoint: self.core.context.client_urls.first().map_or("", String::as_str),

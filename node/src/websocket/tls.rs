@@ -56,16 +56,22 @@ type FileStamps = [Option<(SystemTime, u64)>; 2];
 /// A certificate and its private key, loaded from two files.
 #[derive(Debug)]
 pub(crate) struct Tls {
+    files: Mutex<TlsFiles>,
+    current: Mutex<Arc<ServerConfig>>,
+}
+
+/// The files of a certificate, and of its private key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct TlsFiles {
     cert: PathBuf,
     key: PathBuf,
-    current: Mutex<Arc<ServerConfig>>,
 }
 
 impl Tls {
     /// Loads the files.
     pub(crate) fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
         let current = Mutex::new(Arc::new(server_config(cert, key)?));
-        Ok(Self { cert: cert.to_owned(), key: key.to_owned(), current })
+        Ok(Self { files: Mutex::new(TlsFiles { cert: cert.to_owned(), key: key.to_owned() }), current })
     }
 
     /// Returns an acceptor with the current certificate.
@@ -86,7 +92,7 @@ impl Tls {
             // If only one of the files is written yet, the next change triggers another reload.
             seen = file_stamps;
             let tls = self.clone();
-            match tokio::task::spawn_blocking(move || tls.reload()).await {
+            match tokio::task::spawn_blocking(move || tls.reload(&tls.files())).await {
                 Ok(Ok(())) => tracing::info!("reloaded the TLS certificate"),
                 Ok(Err(error)) => {
                     let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
@@ -99,10 +105,28 @@ impl Tls {
         }
     }
 
-    fn reload(&self) -> Result<(), TlsError> {
-        let config = Arc::new(server_config(&self.cert, &self.key)?);
+    /// Loads the certificate from these files, and watches them from now on. On error, the previous one stays in use.
+    pub(crate) fn replace(&self, cert: &Path, key: &Path) -> Result<(), TlsError> {
+        let files = TlsFiles { cert: cert.to_owned(), key: key.to_owned() };
+        self.reload(&files)?;
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        Ok(())
+    }
+
+    fn reload(&self, files: &TlsFiles) -> Result<(), TlsError> {
+        let config = Arc::new(server_config(&files.cert, &files.key)?);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
+    }
+
+    /// Returns the files of the certificate and of its key.
+    pub(crate) fn paths(&self) -> (PathBuf, PathBuf) {
+        let TlsFiles { cert, key } = self.files();
+        (cert, key)
+    }
+
+    fn files(&self) -> TlsFiles {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn file_stamps(&self) -> FileStamps {
@@ -110,7 +134,8 @@ impl Tls {
             let data = tokio::fs::metadata(path).await.ok()?;
             Some((data.modified().ok()?, data.len()))
         };
-        [stamp_of(&self.cert).await, stamp_of(&self.key).await]
+        let files = self.files();
+        [stamp_of(&files.cert).await, stamp_of(&files.key).await]
     }
 }
 

@@ -7,9 +7,9 @@ use chappe_discovery::{Discovery, FoundNode, manual::ManualNode};
 use chappe_node::{NodeConfig, identity::load_or_create_key};
 use serde::Serialize;
 
-use super::{KEY_FILE, daemon::DaemonArgs};
+use super::KEY_FILE;
 use crate::{
-    commands::{discover::print_search, doctor},
+    commands::{daemon::DaemonArgs, discover::print_search, doctor},
     explain,
     output::Output,
     relay_check::{self, Transport},

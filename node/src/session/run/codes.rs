@@ -44,7 +44,7 @@ impl Session {
         // costs signature checks here and at the homes. To register the own code again, without a claim, is free.
         let claim = request.claim()?;
         let is_free = claim.is_none() && self.pairing.code() == Some(code);
-        if !is_free && self.rates.check_pair_request(&self.core.clients.sources) == Err(Exceeded::PairRequests) {
+        if !is_free && self.rates.check_pair_request(&self.core.clients.sources.load()) == Err(Exceeded::PairRequests) {
             return Ok(RequestReply::Exceeded);
         }
         let claim = claim.map(|bytes| self.check_claim(bytes, code, &public_key)).transpose()?;
@@ -90,7 +90,7 @@ impl Session {
             PairRequestKind::Pair => (request.target_code()?, None, request.proposed_name()?),
             PairRequestKind::Link => (request.link_code()?, Some(request.public_key()?), request.device_name()?),
         };
-        if self.rates.check_pair_request(&self.core.clients.sources) == Err(Exceeded::PairRequests) {
+        if self.rates.check_pair_request(&self.core.clients.sources.load()) == Err(Exceeded::PairRequests) {
             return Ok(RequestReply::Exceeded);
         }
         let id = rand::rng().random();

@@ -31,7 +31,7 @@ impl Session {
         let id = request.required_id()?.to_owned();
         let now = self.core.context.clock.now();
         let items = request.attach_list()?;
-        let max = self.core.context.config.limits.max_inboxes;
+        let max = self.core.context.live().limits.max_inboxes;
         let count = u32::try_from(items.len().min(max)).unwrap_or(u32::MAX);
         let permits =
             self.core.clients.attaching.clone().try_acquire_many_owned(count).map_err(|_| RequestRefusal::Busy)?;
@@ -39,7 +39,7 @@ impl Session {
         for (index, item) in items.iter().enumerate() {
             let code = if index >= max {
                 ErrorCode::TooMany
-            } else if self.rates.check_message(&self.core.clients.sources, Counts::Tenth).is_err() {
+            } else if self.rates.check_message(&self.core.clients.sources.load(), Counts::Tenth).is_err() {
                 ErrorCode::RateLimited
             } else if let Some(attach) = UnverifiedAttach::read(item, self.core.context.me, now) {
                 unverified.push((index, attach));

@@ -77,7 +77,7 @@ impl Session {
 
     /// Refuses an invalid message. It counts as a message too.
     fn refuse_invalid(&mut self, error: &BadRequest) -> ControlFlow<()> {
-        if self.rates.check_message(&self.core.clients.sources, Counts::Whole).is_err() {
+        if self.rates.check_message(&self.core.clients.sources.load(), Counts::Whole).is_err() {
             return self.refuse_for_rate(None);
         }
         self.refuse(None, error.code(), &error.to_string());
@@ -115,7 +115,7 @@ impl Session {
         // attached here, or its lease is cached.
         let is_cheap = kind.is_some_and(RelayKind::is_ice) && (here.is_some() || is_known());
         let counts = if is_cheap { Counts::Tenth } else { Counts::Whole };
-        if self.rates.check_message(&self.core.clients.sources, counts).is_err() {
+        if self.rates.check_message(&self.core.clients.sources.load(), counts).is_err() {
             return self.refuse_for_rate(request.id());
         }
         self.core.context.metrics.messages.inc();
@@ -188,7 +188,7 @@ impl Session {
                 if has_passwords && !self.handle.has_inboxes() && !self.pairing.is_paired() {
                     return Err(BadRequest::NotAttached.into());
                 }
-                if !self.rates.allows_ice(&self.core.clients.sources) {
+                if !self.rates.allows_ice(&self.core.clients.sources.load()) {
                     return Ok(RequestReply::TooOften);
                 }
                 let now = self.core.context.clock.now();

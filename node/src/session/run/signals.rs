@@ -38,7 +38,7 @@ impl Session {
             SessionEvent::Note(boxed) => {
                 let (from, note) = *boxed;
                 if let Note::PairRequest(request) = &note
-                    && self.output.is_backpressured(self.core.context.config.limits.max_queued)
+                    && self.output.is_backpressured(self.core.context.live().limits.max_queued)
                 {
                     // Otherwise a stranger who knows the code could fill the queue of a client on a slow line, and end
                     // its session.

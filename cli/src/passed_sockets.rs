@@ -1,0 +1,88 @@
+//! The sockets that a service manager passes to a daemon (`LISTEN_FDS`, see `sd_listen_fds(3)`), by their names.
+//!
+//! Invariant: taken before any other thread runs, because the variables are removed from the environment.
+
+use std::{env, io, net::SocketAddr};
+
+use chappe_node::PassedSockets;
+use listenfd::ListenFd;
+use socket2::SockRef;
+
+/// Maximum number of passed sockets: one for clients, one for nodes, one for the operator, two for the relay for media.
+const MAX_SOCKETS: usize = 5;
+
+/// Why passed sockets cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PassedError {
+    /// More sockets than a node has.
+    #[error("{0} sockets were passed (LISTEN_FDS); at most {MAX_SOCKETS} are allowed")]
+    TooMany(usize),
+    /// A name that is not one of a node's, or no name.
+    #[error(
+        "a socket named `{0}` was passed (LISTEN_FDNAMES); set FileDescriptorName= in its unit to client, federation, turn \
+         or admin"
+    )]
+    Name(String),
+    /// Two sockets for one purpose.
+    #[error("two sockets named `{0}` were passed (LISTEN_FDNAMES)")]
+    Twice(String),
+    /// Not a socket of the right kind.
+    #[error("the socket named `{name}` that was passed cannot be used")]
+    Kind {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+}
+
+/// Takes the sockets that were passed to this process.
+///
+/// # Errors
+/// A socket cannot be used. The process should end: whoever passed it expects that it is served.
+pub(crate) fn take() -> Result<PassedSockets, PassedError> {
+    let mut sockets = PassedSockets::default();
+    // Otherwise they are meant for a parent of this process.
+    let is_for_us = env::var("LISTEN_PID").is_ok_and(|pid| pid.parse() == Ok(std::process::id()));
+    let count = env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<usize>().ok()).unwrap_or(0);
+    if !is_for_us || count == 0 {
+        return Ok(sockets);
+    }
+    if count > MAX_SOCKETS {
+        return Err(PassedError::TooMany(count));
+    }
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').map(str::to_owned).chain(std::iter::repeat("unknown".to_owned())).take(count);
+    let mut passed = ListenFd::from_env();
+    for (index, name) in names.enumerate() {
+        let kind = |source| PassedError::Kind { name: name.clone(), source };
+        let is_first = match name.as_str() {
+            "client" | "admin" => {
+                let listener = passed.take_tcp_listener(index).map_err(kind)?;
+                if let Some(listener) = &listener
+                    && !SockRef::from(listener).is_listener().map_err(kind)?
+                {
+                    return Err(kind(io::Error::other("it does not listen")));
+                }
+                let place = if name == "client" { &mut sockets.client } else { &mut sockets.admin };
+                std::mem::replace(place, listener).is_none()
+            }
+            "federation" => {
+                let socket = passed.take_udp_socket(index).map_err(kind)?;
+                std::mem::replace(&mut sockets.federation, socket).is_none()
+            }
+            "turn" => {
+                let socket = passed.take_udp_socket(index).map_err(kind)?;
+                sockets.turn.extend(socket);
+                let families: Vec<_> = sockets.turn.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+                families.iter().filter(|addr| addr.is_ipv4()).count() <= 1
+                    && families.iter().filter(|addr| SocketAddr::is_ipv6(addr)).count() <= 1
+            }
+            _ => return Err(PassedError::Name(name)),
+        };
+        if !is_first {
+            return Err(PassedError::Twice(name));
+        }
+    }
+    Ok(sockets)
+}
