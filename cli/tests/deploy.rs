@@ -18,6 +18,8 @@ const NODE_PORTS: [&str; 4] = ["--set", "client.listen=127.0.0.1:0", "--set", "f
 const REGISTRY_PORTS: [&str; 2] = ["--set", "http.listen=127.0.0.1:0"];
 /// Maximal exposure level of a unit in `systemd-analyze security`, times ten. systemd 252 reports 11.
 const MOST_EXPOSED: &str = "--threshold=15";
+const SERVICES: [&str; 2] = ["chappe-node.service", "chappe-registry.service"];
+const SOCKETS: [&str; 3] = ["chappe-node-client.socket", "chappe-node-federation.socket", "chappe-node-turn.socket"];
 /// The first systemd version with `RestartSteps=`.
 const KNOWS_BACKOFF: u32 = 254;
 
@@ -57,7 +59,7 @@ fn systemd_accepts_the_units_and_rates_them_as_hardened() {
     let version: u32 = version.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a version");
 
     let dir = tempfile::tempdir().expect("a temporary folder");
-    for unit in ["chappe-node.service", "chappe-registry.service"] {
+    for unit in SERVICES.into_iter().chain(SOCKETS) {
         // The binary must exist.
         let text = read(&format!("systemd/{unit}")).replace("/usr/local/bin/chappe", env!("CARGO_BIN_EXE_chappe"));
         fs::write(dir.path().join(unit), text).expect("a writable folder");
@@ -68,16 +70,43 @@ fn systemd_accepts_the_units_and_rates_them_as_hardened() {
         fs::write(folder.join("backoff.conf"), read("systemd/chappe-.service.d/backoff.conf"))
             .expect("a writable folder");
     }
-    for unit in ["chappe-node.service", "chappe-registry.service"] {
+    for unit in SERVICES.into_iter().chain(SOCKETS) {
         let file = dir.path().join(unit);
         let verified = analyze(&["verify", "--man=no", "--recursive-errors=no", arg(&file)]).expect("it runs");
         let (_, errors) = texts(&verified);
         // Ignore messages about this machine's own units.
         let own: Vec<&str> = errors.lines().filter(|line| line.contains("chappe-")).collect();
         assert!(verified.status.success() && own.is_empty(), "{unit}: {errors}");
+        if SOCKETS.contains(&unit) {
+            continue;
+        }
         let exposed =
             analyze(&["security", "--no-pager", "--offline=true", MOST_EXPOSED, arg(&file)]).expect("it runs");
         assert!(exposed.status.success(), "{unit}: {:?}", texts(&exposed));
+        let level = texts(&exposed).0.lines().last().unwrap_or_default().to_owned();
+        println!("{unit}: {level}");
+    }
+}
+
+#[test]
+fn a_socket_unit_has_the_name_and_the_default_address_of_its_key() {
+    let template =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/node.toml")).expect("a template");
+    for (unit, listen, name) in [
+        (SOCKETS[0], "ListenStream", "client"),
+        (SOCKETS[1], "ListenDatagram", "federation"),
+        (SOCKETS[2], "ListenDatagram", "turn"),
+    ] {
+        let text = read(&format!("systemd/{unit}"));
+        assert_eq!(
+            (value(&text, "FileDescriptorName"), value(&text, "Service")),
+            (name, "chappe-node.service"),
+            "{unit}"
+        );
+        let addr = value(&text, listen);
+        // The relay for media is off by default; its port is that of STUN.
+        let is_default = template.contains(&format!("#listen = \"{addr}\""));
+        assert!(is_default || (name == "turn" && addr == "0.0.0.0:3478"), "{unit}: {addr}");
     }
 }
 
