@@ -252,8 +252,10 @@ fn explain_error<C: Config>(figment: &Figment, file: &Path, error: &Error) -> an
 }
 
 /// Example values for keys without a default, or with an uninformative one.
-const EXAMPLES: [(&str, &str); 27] = [
+const EXAMPLES: [(&str, &str); 29] = [
     ("node.region", r#""eu-west""#),
+    ("node.contact", r#""Erika Mustermann, erika@example.org""#),
+    ("node.abuse_contact", r#""abuse@example.org""#),
     ("client.urls", r#"["wss://node.example.org"]"#),
     ("client.tls_cert", r#""fullchain.pem""#),
     ("client.tls_key", r#""privkey.pem""#),

@@ -15,7 +15,11 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use crate::{
     core::Core,
     levels::levels,
-    listener::{accept, pages::health, serve},
+    listener::{
+        accept,
+        pages::{health, healthz, readyz},
+        serve,
+    },
 };
 
 /// Maximum concurrent operator connections: a scraper, a browser and a curl. Bounds a flood if the address is public by
@@ -42,6 +46,8 @@ fn routes(core: Arc<Core>) -> Router {
         .route("/metrics", get(metrics))
         .route("/members", get(members))
         .route("/health", get(health))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .with_state(core)
 }
 

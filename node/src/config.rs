@@ -72,13 +72,24 @@ pub struct NodeSection {
     pub region: String,
     /// Whether this is a reserve node, which no public list contains.
     pub reserve: bool,
+    /// Who runs the node, for the page that people see: a name, an address or a URL.
+    pub contact: String,
+    /// Where to report abuse. If empty, `contact`.
+    pub abuse_contact: String,
     /// What is logged, such as `info` or `warn,chappe_node=debug`, unless the environment has `CHAPPE_LOG`.
     pub log: String,
 }
 
 impl Default for NodeSection {
     fn default() -> Self {
-        Self { data_dir: PathBuf::from("chappe-node"), region: String::new(), reserve: false, log: "info".to_owned() }
+        Self {
+            data_dir: PathBuf::from("chappe-node"),
+            region: String::new(),
+            reserve: false,
+            contact: String::new(),
+            abuse_contact: String::new(),
+            log: "info".to_owned(),
+        }
     }
 }
 

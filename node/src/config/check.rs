@@ -7,6 +7,7 @@ use chappe_common::{
     config_error::{ConfigError, check_rules},
     federation::FederationId,
     forwarded::MAX_TRUSTED_PROXIES,
+    printable::is_printable,
     record::MAX_URL_LEN,
     server_url::{Rest, ServerUrlError, check_ice_url, check_url, is_turn},
 };
@@ -30,6 +31,15 @@ const MAX_ICE_SERVERS: usize = 2;
 /// Maximum of all durations. Longer ones are mistakes, and could overflow time arithmetic.
 const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 
+/// Maximum length of a contact in bytes: a name with an address or a URL.
+const MAX_CONTACT: usize = 128;
+const CONTACT_ALLOWED: &str = "at most 128 bytes of printable text on one line are allowed";
+
+/// Whether the text may be shown to people.
+fn is_contact(text: &str) -> bool {
+    text.len() <= MAX_CONTACT && text.chars().all(is_printable)
+}
+
 impl NodeConfig {
     /// Checks the bounds of all values.
     ///
@@ -42,6 +52,8 @@ impl NodeConfig {
                 "node.region",
                 "at most 32 printable ASCII characters without spaces are allowed",
             ),
+            (is_contact(&self.node.contact), "node.contact", CONTACT_ALLOWED),
+            (is_contact(&self.node.abuse_contact), "node.abuse_contact", CONTACT_ALLOWED),
             (self.client.urls.len() <= 4, "client.urls", "at most 4 URLs are allowed"),
             (
                 !self.client.urls.is_empty() || !self.client.listen.ip().is_unspecified(),

@@ -1,11 +1,11 @@
-//! The pages beside the WebSocket, for clients and load balancers.
+//! The pages beside the WebSocket, for people, clients and load balancers.
 
 use std::sync::Arc;
 
 use axum::{
     Router,
     extract::State,
-    http::{Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse as _, Json, Response},
     routing::get,
 };
@@ -14,19 +14,50 @@ use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tower_http::cors::{self, CorsLayer};
 
+use super::front_page;
 use crate::{core::Core, levels::levels};
 
 /// The pages beside the WebSocket. Any web page may read them: they are public, and a client in a page needs them.
 pub(crate) fn client_routes(core: Arc<Core>) -> Router {
     Router::new()
-        .route("/", get(upgrade_required))
+        .route("/", get(front))
         .route("/ws", get(upgrade_required))
         .route("/health", get(health))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .route("/stats", get(stats))
         .route(chappe_discovery::revocations::PATH, get(revocations))
         .route(chappe_discovery::federation::PATH, get(federation))
         .layer(CorsLayer::new().allow_origin(cors::Any).allow_methods([Method::GET]))
         .with_state(core)
+}
+
+/// The page for people. A client that asked for a WebSocket in a wrong way is told so instead.
+async fn front(State(core): State<Arc<Core>>, fields: HeaderMap) -> Response {
+    if fields.contains_key(header::UPGRADE) {
+        return upgrade_required().await;
+    }
+    let page = front_page::render(&core.context.config, core.context.me);
+    (front_page::fields(), page).into_response()
+}
+
+/// Whether the process works: it should be restarted if not. A node that stops, or sends its clients elsewhere, works.
+pub(crate) async fn healthz(State(core): State<Arc<Core>>) -> Response {
+    match core.context.tasks.failure() {
+        None => "ok\n".into_response(),
+        Some(failure) => (StatusCode::SERVICE_UNAVAILABLE, format!("{failure}\n")).into_response(),
+    }
+}
+
+/// Whether the node accepts clients now.
+pub(crate) async fn readyz(State(core): State<Arc<Core>>) -> Response {
+    let condition = core.health.condition();
+    if condition.is_fit && !core.health.is_draining() {
+        return "ok\n".into_response();
+    }
+    let reason =
+        if condition.problems.is_empty() { condition.status.to_owned() } else { condition.problems.join("\n") };
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
 }
 
 /// Responds to a request for a WebSocket path that is not a valid upgrade.

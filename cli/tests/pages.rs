@@ -1,0 +1,98 @@
+//! A node's pages for people and monitors.
+
+mod process;
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Instant,
+};
+
+use process::{
+    PATIENCE, arg,
+    federation::{Federation, Listening},
+    finished, get, texts,
+};
+
+/// The head and the body of the response to a request with these header fields.
+fn exchange(addr: &str, path: &str, fields: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(addr).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\n{fields}\r\n").expect("it takes a request");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("it answers");
+    let (head, body) = response.split_once("\r\n\r\n").expect("a head");
+    (head.to_lowercase(), body.to_owned())
+}
+
+#[test]
+fn a_browser_sees_what_the_node_is_and_a_contact_is_text_there() {
+    let hostile = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>";
+    let federation = Federation::start(0);
+    let mut command = federation.node(0);
+    // In quotes, it is a text whatever is in it.
+    command.args(["--set", &format!("node.contact={}", serde_json::to_string(hostile).expect("a text"))]);
+    command.args(["--set", "node.abuse_contact=abuse@example.org"]);
+    let node = Listening::start(&mut command);
+    let (head, body) = exchange(&node.client, "/", "");
+    assert!(head.starts_with("http/1.1 200") && head.contains("content-type: text/html; charset=utf-8"), "{head}");
+    let policy = head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).expect("a policy");
+    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
+    assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+    assert!(!body.contains("<script") && !body.contains("<img"), "{body}");
+    assert!(body.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && body.contains("abuse@example.org"), "{body}");
+    assert!(body.contains("no Tor exit") && body.contains("cannot read what it relays"), "{body}");
+    // A client with another version of WebSocket learns of it.
+    let (head, _) =
+        exchange(&node.client, "/", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n");
+    assert!(head.starts_with("http/1.1 426") && head.contains("sec-websocket-version: 13"), "{head}");
+}
+
+#[test]
+fn a_contact_of_many_lines_is_refused_with_its_key() {
+    let federation = Federation::start(0);
+    drop(federation.node(0));
+    let config = federation.folder(0).join("node.toml");
+    for key in ["node.contact", "node.abuse_contact"] {
+        for value in ["\"one\\ntwo\"", "\"\\u202Eabc\"", &format!("\"{}\"", "x".repeat(129))] {
+            let set = format!("{key}={value}");
+            let output = finished(&[
+                "node",
+                "run",
+                "--config",
+                arg(&config),
+                "--set",
+                &set,
+                "--set",
+                "client.listen=127.0.0.1:0",
+            ]);
+            assert_eq!(output.status.code(), Some(1));
+            assert!(texts(&output).1.contains(&format!("{key}: at most 128 bytes")), "{:?}", texts(&output));
+        }
+    }
+}
+
+#[test]
+fn monitors_learn_whether_the_node_lives_and_whether_it_accepts_clients() {
+    let federation = Federation::start(0);
+    let mut command = federation.node(0);
+    let node = Listening::start(command.env("CHAPPE_TIMES__DRAIN", "3s"));
+    for addr in [&node.client, &node.admin] {
+        assert_eq!(get(addr, "/healthz"), (200, "ok\n".to_owned()));
+        assert_eq!(get(addr, "/readyz"), (200, "ok\n".to_owned()));
+        assert_eq!(get(addr, "/health").0, 200);
+    }
+    // A client that stays lets the node drain.
+    let mut session = TcpStream::connect(&node.client).expect("it listens");
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    session.write_all(upgrade.as_bytes()).expect("it takes a request");
+    node.wait_for("chappe_sessions", |sessions| sessions == 1);
+    node.process.signal("TERM");
+    let deadline = Instant::now() + PATIENCE;
+    while get(&node.admin, "/readyz") != (503, "draining\n".to_owned()) {
+        assert!(Instant::now() < deadline, "it does not drain");
+    }
+    assert_eq!(get(&node.admin, "/healthz"), (200, "ok\n".to_owned()), "it lives while it stops");
+    assert!(node.process.finish().status.success());
+}
