@@ -51,6 +51,22 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All codes.
+    pub const ALL: [Self; 12] = [
+        Self::BadMessage,
+        Self::UnknownType,
+        Self::TooLarge,
+        Self::NotRegistered,
+        Self::NotPaired,
+        Self::PeerOffline,
+        Self::Unreachable,
+        Self::Congested,
+        Self::RateLimited,
+        Self::BadLease,
+        Self::TooMany,
+        Self::Internal,
+    ];
+
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -37,6 +37,8 @@ pub(crate) enum ProxyFault {
 }
 
 impl ProxyFault {
+    const ALL: [Self; 3] = [Self::ProxyHeader, Self::Unreadable, Self::Contradiction];
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::ProxyHeader => "proxy_header",
@@ -146,18 +148,27 @@ struct Gauges {
     panics: Counter,
 }
 
+/// A counter for each code. All begin at 0, so that the first increment is not lost in a rate.
+fn family(codes: impl IntoIterator<Item = &'static str>) -> Family<Code, Counter> {
+    let family = Family::default();
+    for code in codes {
+        drop(family.get_or_create(&Code { code }));
+    }
+    family
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("chappe");
-        let refused = Family::default();
+        let refused = family(ErrorCode::ALL.map(ErrorCode::as_str));
         registry.register("refused", "Client requests refused", refused.clone());
-        let proxied_refused = Family::default();
+        let proxied_refused = family(ProxyFault::ALL.map(ProxyFault::as_str));
         registry.register(
             "proxied_refused",
             "Connections refused because a trusted proxy did not tell the client's address",
             proxied_refused.clone(),
         );
-        let violations = Family::default();
+        let violations = family(Violation::ALL.map(Violation::as_str));
         registry.register("violations", "Sessions ended because the client broke the framing", violations.clone());
         let membership = Arc::new(Mutex::new(Counts::default()));
         registry.register_collector(Box::new(MembershipCollector(membership.clone())));

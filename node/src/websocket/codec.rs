@@ -82,6 +82,9 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
+    /// All violations.
+    pub(crate) const ALL: [Self; 5] = [Self::Protocol, Self::Utf8, Self::TooLarge, Self::Parts, Self::Slow];
+
     /// Returns the reason in the close frame, which is also the label of the counter.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
