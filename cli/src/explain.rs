@@ -11,6 +11,7 @@ use chappe_discovery::{
     reach::{NameError, ReachError},
     source::{SourceError, SourceKind},
 };
+use chappe_node::NodeConfig;
 
 use crate::{
     ice_servers::IceServersError,
@@ -193,6 +194,20 @@ pub(crate) const fn relay_off() -> (&'static str, Explanation) {
         "the relay for media is off (turn.listen is empty)",
         explain(means, "set turn.listen, usually to [\"0.0.0.0:3478\"]"),
     )
+}
+
+/// Describes and explains that a proxy in front of a node tells nobody's address, if the configuration shows that. A `wss://`
+/// URL without a certificate means that a proxy terminates TLS.
+pub(crate) fn hidden_clients(config: &NodeConfig) -> Option<(&'static str, Explanation)> {
+    let is_behind_proxy =
+        config.client.tls_cert.is_none() && config.client.urls.iter().any(|url| url.starts_with("wss://"));
+    let means = "to the node, all clients have the proxy's address, and share the limits of one source";
+    (is_behind_proxy && config.client.trusted_proxies.is_empty()).then(|| {
+        (
+            "a proxy terminates TLS, and client.trusted_proxies is empty",
+            explain(means, "set client.trusted_proxies to the proxy's address, such as [\"127.0.0.1/32\"]"),
+        )
+    })
 }
 
 /// Explains why a node has not named its relay.

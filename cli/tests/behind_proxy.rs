@@ -125,13 +125,15 @@ fn version_2(source: [u8; 4]) -> Vec<u8> {
 #[test]
 fn each_client_that_a_trusted_proxy_names_has_its_own_allowance() {
     let node = Node::start(&[]);
-    let names: [(&[u8], &str); 6] = [
+    let names: [(&[u8], &str); 7] = [
         (b"PROXY TCP4 203.0.113.1 127.0.0.1 5123 8710\r\n", ""),
         (&version_2([203, 0, 113, 2]), ""),
         (b"", "X-Forwarded-For: 198.51.100.1, 203.0.113.3\r\n"),
         (b"", "Forwarded: for=198.51.100.1, for=\"203.0.113.4:80\";proto=https\r\n"),
         // A proxy that speaks the PROXY protocol to another, which sends the header on and a field of its own.
         (b"PROXY TCP4 10.0.0.7 127.0.0.1 5123 8710\r\n", "X-Forwarded-For: 203.0.113.5\r\n"),
+        // The client that a PROXY header names writes a field of its own.
+        (b"PROXY TCP4 203.0.113.6 127.0.0.1 5123 8710\r\n", "X-Forwarded-For: 203.0.113.1\r\n"),
         // Nobody is named: the proxy itself.
         (b"PROXY UNKNOWN\r\n", ""),
     ];
@@ -147,7 +149,7 @@ fn each_client_that_a_trusted_proxy_names_has_its_own_allowance() {
         }
     }
     assert_eq!(metric(&node.admin, "chappe_sessions"), i64::try_from(names.len() * ALLOWANCE).expect("a few"));
-    assert_eq!(metric(&node.admin, "chappe_connections_refused_total"), 6);
+    assert_eq!(metric(&node.admin, "chappe_connections_refused_total"), 7);
     // Once a connection has ended, its source may open another.
     open.clear();
     let deadline = Instant::now() + PATIENCE;
@@ -234,6 +236,36 @@ fn a_proxy_header_comes_before_tls_and_before_stun() {
     let address = [0x14, 3, 203, 0, 113, 9].into_iter().zip([0x21, 0x12, 0x21, 0x12, 0xa4, 0x42]);
     let mapped: Vec<u8> = address.map(|(byte, mask)| byte ^ mask).collect();
     assert!(response.windows(mapped.len()).any(|window| window == mapped), "{response:?}");
+}
+
+#[test]
+fn a_node_behind_a_proxy_that_it_does_not_trust_says_so() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let config = dir.path().join("node.toml");
+    let made = finished(&["node", "init", "--config", arg(&config), "--url", "wss://node.example.org"]);
+    assert!(made.status.success(), "{:?}", texts(&made));
+    for (trusted, is_warned) in [("[]", true), ("[\"127.0.0.1/32\"]", false)] {
+        let set = [
+            "client.listen=127.0.0.1:0",
+            "federation.listen=127.0.0.1:0",
+            &format!("client.trusted_proxies={trusted}"),
+        ];
+        let with = |args: &[&str]| {
+            let mut command = chappe(&[&["--json", "node"][..], args, &["--config", arg(&config)]].concat());
+            for setting in set {
+                command.args(["--set", setting]);
+            }
+            command
+        };
+        let mut node = Running::start(&mut with(&["run"]));
+        node.event("ready");
+        node.signal("TERM");
+        let warning = "client.trusted_proxies is empty: to the node, all clients have the proxy's address";
+        let log = texts(&node.finish()).1;
+        assert_eq!(log.contains(warning), is_warned, "{log}");
+        let doctor = texts(&Running::start(&mut with(&["doctor"])).finish()).0;
+        assert_eq!(doctor.contains("\"event\":\"proxy\",\"ok\":false"), is_warned, "{doctor}");
+    }
 }
 
 /// A program of Debian with a sample of `deploy/proxy/`, ended on drop.

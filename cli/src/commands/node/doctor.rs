@@ -1,6 +1,10 @@
-//! `chappe node doctor`: tries the relay of the node that runs with a config file, from the node's machine.
+//! `chappe node doctor`: tries the relay of the node that runs with a config file, from the node's machine, and finds
+//! mistakes in how the node is reached.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use anyhow::{Context as _, Result, bail};
 use chappe_discovery::{Discovery, FoundNode, manual::ManualNode};
@@ -10,7 +14,7 @@ use serde::Serialize;
 use super::KEY_FILE;
 use crate::{
     commands::{daemon::DaemonArgs, discover::print_search, doctor},
-    explain,
+    explain::{self, Explanation},
     output::Output,
     relay_check::{self, Transport},
     relay_report::RelayLine,
@@ -25,9 +29,24 @@ struct Verdict<'a> {
     tried_from: &'static str,
 }
 
+/// A problem of the proxy in front of the node.
+#[derive(Serialize)]
+struct ProxyLine {
+    event: &'static str,
+    ok: bool,
+    error: &'static str,
+    means: Cow<'static, str>,
+    advice: Cow<'static, str>,
+}
+
 pub(super) async fn run(args: &DaemonArgs, output: Output) -> Result<()> {
     let config: NodeConfig = args.load()?;
-    let problems = problems(&config, output).await?;
+    let mut problems = problems(&config, output).await?;
+    if let Some((error, Explanation { means, advice })) = explain::hidden_clients(&config) {
+        let text = format!("proxy: {error}\n  it means: {means}\n  to do: {advice}");
+        output.print(&text, &ProxyLine { event: "proxy", ok: false, error, means, advice });
+        problems.push(error.to_owned());
+    }
     let text = if problems.is_empty() { "no problems found".to_owned() } else { problems.join("; ") };
     let ok = problems.is_empty();
     output.print(&format!("\n{text}"), &Verdict { event: "verdict", ok, problems: &problems, tried_from: "here" });

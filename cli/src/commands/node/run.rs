@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::NodeLine;
 use crate::{
     commands::daemon::{self, DaemonArgs, Wake, explain_start},
+    explain,
     log::{LOG_VARIABLE, Log},
     open_files::OpenFiles,
     output::{self, Output},
@@ -30,6 +31,7 @@ pub(super) async fn run(args: &DaemonArgs, output: Output, log: &Log, passed: Pa
     let mut manager = ServiceManager::from_env();
     let config = load(args)?;
     log.set_filter(&config.node.log);
+    warn_of_hidden_clients(&config);
     let node = Node::spawn_on(passed, config).await.map_err(explain_start)?;
     let line = NodeLine::of(&node);
     let client_addr = node.addrs().client;
@@ -83,10 +85,17 @@ async fn reload(args: &DaemonArgs, node: &Node, log: &Log) -> Result<()> {
     if !changed.need_restart.is_empty() {
         tracing::warn!(keys = changed.need_restart.join(", "), "restart the node to apply the other changes");
     }
+    warn_of_hidden_clients(&config);
     if changed.reloaded.iter().any(|key| key == "node.log") && !log.set_filter(&config.node.log) {
         tracing::warn!("{LOG_VARIABLE} in the environment overrides node.log");
     }
     Ok(())
+}
+
+fn warn_of_hidden_clients(config: &NodeConfig) {
+    if let Some((problem, explained)) = explain::hidden_clients(config) {
+        tracing::warn!("{problem}: {}; {}", explained.means, explained.advice);
+    }
 }
 
 /// The status line of the service manager. It asks the parts of the node for their counts: if one of them is stuck, the
