@@ -39,6 +39,7 @@ mod session;
 mod sessions;
 mod sockets;
 mod tasks;
+mod upkeep;
 #[cfg(test)]
 mod vectors;
 mod websocket;

@@ -16,7 +16,7 @@ use chappe_common::{
     task_failure::TaskFailure,
 };
 use chappe_discovery::{SetupError, net::Net, registry::RegistryClient};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     admin,
@@ -43,7 +43,7 @@ use crate::{
     listener,
     media_relay::{MediaRelay, OwnServices},
     members::Members,
-    membership::{event::Event, records::Records, view::View},
+    membership::{records::Records, view::View},
     metrics::Metrics,
     peer_router,
     placement::Placement,
@@ -55,17 +55,10 @@ use crate::{
     },
     sockets::{BindError, Bound, PassedSockets},
     tasks::Tasks,
+    upkeep,
     websocket::tls::{LOOK_EVERY, Tls, TlsError},
 };
 
-/// Interval between removals of expired entries.
-const EXPIRE_EVERY: Duration = Duration::from_secs(10);
-/// Interval between comparisons of the wall clock with the monotonic clock.
-const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(1);
-/// Minimum time between changes of the relay's peers. Until then, a new member's services are not refused.
-const RELAY_MEMBERS_EVERY: Duration = Duration::from_secs(1);
-/// Interval at which the bytes relayed in this month are stored. A crash gives back what was relayed since.
-const STORE_RELAY_BUDGET_EVERY: Duration = Duration::from_secs(60);
 /// Time limit for each step of leaving: the registries' answers, storing the members, the leave, closing the links.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -260,15 +253,15 @@ impl Node {
         });
         // Subscribed before a task can report a reason.
         let unfit = core.health.unfit_changes();
-        core.context.tasks.spawn_essential("fitness", send_clients_away(core.clone(), unfit));
+        core.context.tasks.spawn_essential("fitness", upkeep::send_clients_away(core.clone(), unfit));
         core.context.tasks.spawn_essential("membership", Membership::new(core.clone(), &identity).run(events));
         core.context.tasks.spawn_essential("publisher", Publisher::new(core.clone()).run(commands));
         core.context.tasks.spawn_essential("links", links.accept());
         core.context.tasks.spawn_essential("router", peer_router::run(core.clone(), links_up));
-        core.context.tasks.spawn_essential("expiry", expire(core.clone()));
-        core.context.tasks.spawn_essential("clock", watch_clock(core.clone()));
-        core.context.tasks.spawn_essential("relay peers", watch_members_for_relay(core.clone()));
-        core.context.tasks.spawn_essential("relay budget", watch_relay_budget(core.clone()));
+        core.context.tasks.spawn_essential("expiry", upkeep::expire(core.clone()));
+        core.context.tasks.spawn_essential("clock", upkeep::watch_clock(core.clone()));
+        core.context.tasks.spawn_essential("relay peers", upkeep::watch_members_for_relay(core.clone()));
+        core.context.tasks.spawn_essential("relay budget", upkeep::watch_relay_budget(core.clone()));
         core.context.tasks.spawn_essential("relay address", external_address::watch(core.clone()));
         let joining = core.context.tasks.sibling();
         let revocations = revocations::run(core.clone(), directory.clone(), revocations_file);
@@ -370,7 +363,7 @@ impl Node {
         let ((), _) = tokio::join!(drained, tokio::time::timeout(GOODBYE, leave_registries));
         core.connections.cancel().await;
         if let Some(relay) = &core.media_relay {
-            store_relay_budget(relay).await;
+            upkeep::store_relay_budget(relay).await;
             let relay = relay.clone();
             // A panic of the thread was logged when it happened.
             let _ = tokio::task::spawn_blocking(move || relay.stop()).await;
@@ -402,42 +395,6 @@ impl Drop for Node {
     }
 }
 
-/// Removes expired entries every [`EXPIRE_EVERY`].
-async fn expire(core: Arc<Core>) {
-    let mut tick = tokio::time::interval(EXPIRE_EVERY);
-    loop {
-        tick.tick().await;
-        core.homes.expire();
-        core.clients.sources.load().expire();
-        core.sessions.shrink();
-        core.links.expire();
-    }
-}
-
-/// Asks the clients to connect elsewhere each time the node becomes unable to serve them.
-async fn send_clients_away(core: Arc<Core>, mut unfit: watch::Receiver<()>) {
-    while unfit.changed().await.is_ok() {
-        // The reason may have gone again.
-        if core.health.sends_away() {
-            // A full queue ends the session.
-            core.sessions.for_each(|session| {
-                let _ = session.try_send(SessionEvent::GoingAway);
-            });
-        }
-    }
-}
-
-/// Detects clock changes and notifies membership, which signs its record again.
-async fn watch_clock(core: Arc<Core>) {
-    let mut tick = tokio::time::interval(LOOK_AT_CLOCK_EVERY);
-    loop {
-        tick.tick().await;
-        if core.health.check_clock_step().is_some() && core.membership.send(Event::ClockSet).await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Starts the relay for media, if it is on.
 fn spawn_media_relay(
     context: &Context,
@@ -455,50 +412,6 @@ fn spawn_media_relay(
     let services = OwnServices { bound: &bound, client_urls: &context.client_urls };
     let relay = MediaRelay::spawn(&context.config, services, passed, context.clock.now().as_secs());
     relay.map(|relay| Some(Arc::new(relay))).map_err(|source| StartError::Bind { addr, key: "turn.listen", source })
-}
-
-/// Tells the relay for media which addresses are members' services, after each change of the members.
-async fn watch_members_for_relay(core: Arc<Core>) {
-    let Some(relay) = &core.media_relay else { return std::future::pending().await };
-    let mut changes = core.members.view_changes();
-    loop {
-        let nodes: Vec<_> = core.members.view.load().nodes().collect();
-        let records: Vec<_> = nodes.iter().filter_map(|node| core.members.records.any(node)).collect();
-        relay.set_members(records.iter().map(|record| &***record));
-        // Members come and go in bursts.
-        tokio::time::sleep(RELAY_MEMBERS_EVERY).await;
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Stores the bytes that were relayed in this month, and offers the relay while the budget allows it. The next record tells
-/// others.
-async fn watch_relay_budget(core: Arc<Core>) {
-    let Some(relay) = &core.media_relay else { return std::future::pending().await };
-    let mut stored = None;
-    loop {
-        let used = relay.snapshot().budget.used();
-        if stored != Some(used) && store_relay_budget(relay).await {
-            stored = Some(used);
-        }
-        core.context.abilities.store(Arc::new(membership_runtime::abilities(&core.context.config, relay.is_offered())));
-        tokio::time::sleep(STORE_RELAY_BUDGET_EVERY).await;
-    }
-}
-
-/// Returns whether the bytes of this month could be stored.
-async fn store_relay_budget(relay: &Arc<MediaRelay>) -> bool {
-    let relay = relay.clone();
-    match tokio::task::spawn_blocking(move || relay.store_budget()).await {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "cannot store the bytes that were relayed this month; trying again in a minute");
-            false
-        }
-        Err(_) => false,
-    }
 }
 
 fn context(
