@@ -95,3 +95,23 @@ fn settings_of_up_reach_its_nodes() {
     let output = finished(&["up", "--once", "--nodes", "21"]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn up_demo_says_in_one_line_what_the_page_lacks_and_goes_on() {
+    let elsewhere = tempfile::tempdir().expect("a temporary folder");
+    let mut up = Running::start(chappe(&["up", "--json", "--nodes", "1", "--demo"]).current_dir(elsewhere.path()));
+    let page = up.event("page");
+    let error = page["error"].as_str().expect("no page is built here");
+    assert!(error.contains("run this there") && !error.contains('\n'), "{error}");
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    up.signal("INT");
+    assert!(up.finish().status.success());
+    // In the repository, without Node.
+    let nowhere = [("PATH", elsewhere.path())];
+    let mut up =
+        Running::start(chappe(&["up", "--json", "--nodes", "1", "--demo"]).current_dir(repository).envs(nowhere));
+    let error = up.event("page")["error"].as_str().expect("there is no Node").to_owned();
+    assert!(error.contains("apt install nodejs npm") && !error.contains('\n'), "{error}");
+    up.signal("INT");
+    assert!(up.finish().status.success());
+}

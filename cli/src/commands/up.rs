@@ -5,6 +5,7 @@
 
 mod demo;
 mod federation;
+mod page;
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,7 @@ use clap::Args;
 use serde::Serialize;
 use tempfile::TempDir;
 
-use self::federation::Federation;
+use self::{federation::Federation, page::Page};
 use super::{daemon::ended, node::NodeLine};
 use crate::{call_outcome::CallLine, config::Setting, output::Output, signals::Signals, timeline::Timeline};
 
@@ -38,6 +39,10 @@ pub(crate) struct UpArgs {
     /// Stop after the call; exit status 0 if every step worked
     #[arg(long)]
     once: bool,
+
+    /// Build a page for calls, and serve it for two tabs (in the repository, with Node and npm)
+    #[arg(long, conflicts_with = "once")]
+    demo: bool,
 
     /// Set a key of every node, overriding its config file
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
@@ -66,11 +71,17 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<()> {
     };
     let result = match result {
         Ok(()) if !args.once => {
-            output.print_text("\nthe federation keeps running; stop it with Ctrl-C");
+            let running = async {
+                let page = if args.demo { serve_page(&starting, output).await } else { None };
+                output.print_text("\nthe federation keeps running; stop it with Ctrl-C");
+                let failure = starting.failed().await;
+                drop(page);
+                ended(Some(failure))
+            };
             tokio::select! {
                 biased;
                 () = signals.stop() => Ok(()),
-                failure = starting.failed() => ended(Some(failure)),
+                failure = running => failure,
                 // Ignore the failure, as with `head`.
                 _ = output.failed() => Ok(()),
             }
@@ -85,6 +96,20 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<()> {
         temporary.close().context("cannot remove the temporary folder")?;
     }
     result
+}
+
+/// Serves the page. Without it the federation runs all the same.
+async fn serve_page(federation: &Federation, output: Output) -> Option<Page> {
+    match Page::serve(output).await {
+        Ok(page) => {
+            page.print(&federation.registry_url(), &federation.root().to_base64url(), output);
+            Some(page)
+        }
+        Err(error) => {
+            page::print_failure(&error, output);
+            None
+        }
+    }
 }
 
 fn folder(given: Option<&Path>) -> Result<(PathBuf, Option<TempDir>)> {
