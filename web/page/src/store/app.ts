@@ -1,0 +1,132 @@
+/** The page: its settings and the profile in use. Knows no framework, so that it can be tested without one. */
+import { Client, ProfileFileError } from "@chappe/client";
+import { batch, type Signal, signal } from "@preact/signals-core";
+import { deleteDB } from "idb";
+import { type Federation, type Fragment, isSameFederation, NO_FEDERATION, namesNodes } from "./federation.js";
+import { CallLog } from "./log.js";
+import { databaseOf, Session } from "./session.js";
+import { SettingsStore } from "./settings.js";
+import { Vault } from "./vault.js";
+
+/** The databases of all profiles of this page, and the caches of its service worker. Others may share its origin. */
+const OWN_DATABASE = /^(page-)?chappe(-|$)/;
+const OWN_CACHE = "chappe-page-";
+
+/** What a person enters at the first start. */
+export interface FirstStart {
+  readonly federation: Federation;
+  readonly name: string;
+  readonly rings: boolean;
+  readonly isExportable: boolean;
+}
+
+export class App {
+  readonly settings: SettingsStore;
+  readonly log: CallLog;
+  /** The profile in use. `undefined` before the first start. */
+  readonly session: Signal<Session | undefined> = signal(undefined);
+  /** A federation that the page's address names, and that differs from the one in use. */
+  readonly offered: Signal<Federation | undefined> = signal(undefined);
+  /** The link of a contact that the page was opened with. */
+  readonly link: Signal<string | undefined> = signal(undefined);
+  /** What a screen reader says. */
+  readonly announcement: Signal<string> = signal("");
+  readonly #vault: Vault;
+  readonly #profile: string;
+
+  constructor(fragment: Fragment) {
+    this.#profile = fragment.profile;
+    this.#vault = new Vault(`page-${databaseOf(fragment.profile)}`);
+    this.settings = new SettingsStore(this.#vault);
+    this.log = new CallLog(this.#vault);
+    this.link.value = fragment.link;
+    this.offered.value = fragment.federation;
+  }
+
+  /** Loads what is stored, and connects if the first start was before. */
+  async load(): Promise<void> {
+    await this.settings.load();
+    await this.log.load();
+    const { federation, name } = this.settings.value.value;
+    if (federation === undefined) return;
+    const offered = this.offered.value;
+    if (offered !== undefined && (!namesNodes(offered) || isSameFederation(offered, federation))) {
+      this.offered.value = undefined;
+    }
+    this.#open({ federation, name, isExportable: false });
+  }
+
+  async firstStart({ federation: entered, name, rings, isExportable }: FirstStart): Promise<void> {
+    const federation = await this.#withLink(entered);
+    this.offered.value = undefined;
+    await this.settings.change({ federation, name, rings });
+    this.#open({ federation, name, isExportable });
+  }
+
+  /** Uses the profile of an exported file. Rejects with `ProfileFileError`. */
+  async importProfile(file: string, passphrase: string, start: FirstStart): Promise<void> {
+    await new Client({ profile: databaseOf(this.#profile) }).importProfile(file, passphrase);
+    await this.firstStart(start);
+  }
+
+  /** Uses another federation from now on. Contacts stay. */
+  async changeFederation(federation: Federation): Promise<void> {
+    this.offered.value = undefined;
+    await this.settings.change({ federation });
+    const { name } = this.settings.value.value;
+    await this.session.value?.client.close();
+    this.#open({ federation, name, isExportable: false });
+  }
+
+  /** Deletes everything that this page has stored in the browser. */
+  async wipe(): Promise<void> {
+    const session = this.session.value;
+    // From now on nothing of this page is stored, and nothing is shown outside of it.
+    const wiped = this.#vault.wipe();
+    this.session.value = undefined;
+    session?.desk.capture.closeAll();
+    session?.desk.sound.stop();
+    session?.desk.hangUp();
+    session?.pairing.cancel();
+    await wiped;
+    // `client.wipe` first says goodbye to the node. The keys go now; it deletes what it has written meanwhile.
+    await deleteDB(databaseOf(this.#profile));
+    await session?.client.wipe();
+    for (const { name } of await indexedDB.databases()) if (name && OWN_DATABASE.test(name)) await deleteDB(name);
+    for (const name of (await globalThis.caches?.keys()) ?? []) {
+      if (name.startsWith(OWN_CACHE)) await caches.delete(name);
+    }
+    await (await navigator.serviceWorker?.getRegistration())?.unregister();
+  }
+
+  /** Wipes, and begins with the first start. */
+  async startOver(): Promise<void> {
+    await this.wipe();
+    location.replace(location.href.replace(/#.*/, ""));
+    location.reload();
+  }
+
+  /** A link alone names a few nodes. These know the federation to which it commits, which lasts longer. */
+  async #withLink(federation: Federation): Promise<Federation> {
+    const link = this.link.value;
+    if (link === undefined || namesNodes(federation)) return federation;
+    const { fetchFederation } = await import("@chappe/client/link");
+    const { isPrivate } = federation;
+    // Without an answer the link's own nodes remain. If the link is at fault, pairing says so.
+    const found = await fetchFederation(link, { isPrivate }).catch(() => undefined);
+    return { ...federation, ...found };
+  }
+
+  #open(options: { federation: Federation; name: string; isExportable: boolean }): void {
+    const link = this.link.value;
+    const session = new Session({ ...options, profile: this.#profile, link }, this.#vault, this.settings, this.log);
+    batch(() => {
+      this.session.value = session;
+      this.link.value = undefined;
+    });
+    session.start().catch(reportError);
+    if (link !== undefined) session.openLink(link);
+  }
+}
+
+export { NO_FEDERATION, ProfileFileError };

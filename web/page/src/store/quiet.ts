@@ -1,0 +1,64 @@
+/** What other people at this device, and its history, can see of a call: nothing, unless that is switched on. */
+import { effect } from "@preact/signals-core";
+import { ring } from "./ringtone.js";
+import type { Session } from "./session.js";
+import type { SettingsStore } from "./settings.js";
+
+/** The texts that are shown of a call, in the language of the page. */
+export interface CallTexts {
+  incoming(name: string): string;
+  active(name: string): string;
+}
+
+const NEUTRAL_TITLE = "Chappe";
+
+/** Shows calls outside of the page while that is switched on. Returns what stops it. */
+export function showOutside(session: Session, settings: SettingsStore, texts: CallTexts): () => void {
+  const { desk, book } = session;
+  let notification: Notification | undefined;
+  let stopRinging: (() => void) | undefined;
+  const isRinging = () => desk.active.value?.stage.value === "incoming";
+
+  const stopTitle = effect(() => {
+    const active = desk.active.value;
+    const isShown = settings.value.value.showsCalls && active !== undefined && active.stage.value !== "ended";
+    const name = active === undefined ? "" : (book.find(active.contact)?.name ?? "");
+    const text = isRinging() ? texts.incoming(name) : texts.active(name);
+    document.title = isShown ? text : NEUTRAL_TITLE;
+    showMediaSession(isShown ? text : undefined, () => desk.hangUp());
+    notification?.close();
+    notification = undefined;
+    if (isShown && isRinging() && document.hidden && Notification.permission === "granted") {
+      notification = new Notification(text, { tag: "call", requireInteraction: true });
+      notification.onclick = () => window.focus();
+    }
+  });
+
+  const stopRing = effect(() => {
+    const rings = settings.value.value.rings && isRinging();
+    if (rings) stopRinging ??= ring();
+    else {
+      stopRinging?.();
+      stopRinging = undefined;
+    }
+  });
+
+  return () => {
+    stopTitle();
+    stopRing();
+    stopRinging?.();
+    notification?.close();
+  };
+}
+
+function showMediaSession(text: string | undefined, hangUp: () => void): void {
+  const { mediaSession } = navigator;
+  if (mediaSession === undefined) return;
+  mediaSession.metadata = text === undefined ? null : new MediaMetadata({ title: text });
+  mediaSession.playbackState = "none";
+  try {
+    mediaSession.setActionHandler("hangup" as MediaSessionAction, text === undefined ? null : hangUp);
+  } catch {
+    // This browser knows no such key.
+  }
+}

@@ -1,0 +1,96 @@
+/** A profile in use: its client, and what the page shows of it. */
+import { Client, ConnectError, type ContactId, type PairedContact, ProfileError } from "@chappe/client";
+import { type Signal, signal } from "@preact/signals-core";
+import { Book } from "./book.js";
+import { Desk } from "./desk.js";
+import type { Federation } from "./federation.js";
+import type { CallLog } from "./log.js";
+import { Network } from "./network.js";
+import { Pairing } from "./pairing.js";
+import type { SettingsStore } from "./settings.js";
+import type { Vault } from "./vault.js";
+
+export type Screen =
+  | { readonly name: "home" }
+  | { readonly name: "contact"; readonly id: ContactId }
+  | { readonly name: "pair" }
+  | { readonly name: "words"; readonly id: ContactId; readonly isNew: boolean }
+  | { readonly name: "settings" }
+  | { readonly name: "diagnosis" };
+
+export interface SessionOptions {
+  readonly profile: string;
+  readonly federation: Federation;
+  readonly name: string;
+  readonly isExportable: boolean;
+  readonly link: string | undefined;
+}
+
+export class Session {
+  readonly client: Client;
+  readonly network: Network;
+  readonly book: Book;
+  readonly desk: Desk;
+  readonly pairing: Pairing;
+  readonly screen: Signal<Screen> = signal({ name: "home" });
+
+  constructor(options: SessionOptions, vault: Vault, settings: SettingsStore, log: CallLog) {
+    this.client = clientOf(options);
+    this.network = new Network(this.client);
+    this.book = new Book(this.client, vault);
+    this.desk = new Desk(this.client, this.book, log, settings);
+    this.pairing = new Pairing(this.client, (paired) => this.#paired(paired));
+  }
+
+  /** Connects. The client goes on searching by itself if there is no node. */
+  async start(): Promise<void> {
+    await this.book.load();
+    try {
+      await this.client.connect();
+    } catch (error) {
+      if (error instanceof ProfileError && error.code === "in-use") this.network.status.value = "in-use";
+      else if (!(error instanceof ConnectError)) throw error;
+      return;
+    } finally {
+      this.book.contacts.value = this.client.contacts;
+    }
+    await this.desk.rejoin();
+  }
+
+  show(screen: Screen): void {
+    if (screen.name !== "pair") this.pairing.cancel();
+    this.screen.value = screen;
+    if (screen.name === "contact") void this.book.lookUp(screen.id);
+  }
+
+  /** Pairs by a link that the page was opened with. */
+  openLink(link: string): void {
+    this.show({ name: "pair" });
+    void this.pairing.enter(link);
+  }
+
+  #paired({ contact, words }: PairedContact): void {
+    void this.book.addWords(contact.id, words);
+    this.show({ name: "words", id: contact.id, isNew: true });
+  }
+}
+
+/** The name of the library's database. */
+export function databaseOf(profile: string): string {
+  return profile === "" ? "chappe" : `chappe-${profile}`;
+}
+
+function clientOf({ profile, federation, name, isExportable, link }: SessionOptions): Client {
+  const { registries, roots, nodes, dnsNames, dnsProviders, isPrivate } = federation;
+  return new Client({
+    profile: databaseOf(profile),
+    registries,
+    roots,
+    nodes,
+    ...(dnsNames.length > 0 ? { dns: { names: dnsNames, providers: dnsProviders } } : {}),
+    isPrivate,
+    name,
+    isExportable,
+    links: link === undefined ? [] : [link],
+  });
+}
