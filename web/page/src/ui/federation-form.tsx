@@ -1,0 +1,84 @@
+/** The fields of a federation. */
+import { useState } from "preact/hooks";
+import { type Federation, type FederationFault, linesOf } from "../store/federation.js";
+import { keyOf, t } from "../texts/texts.js";
+import { Field, Switch } from "./controls.js";
+
+/** What is written in the fields. */
+export interface FederationTexts {
+  readonly registries: string;
+  readonly roots: string;
+  readonly nodes: string;
+  readonly dnsNames: string;
+  readonly dnsProviders: string;
+  readonly isPrivate: boolean;
+}
+
+export function textsOf(federation: Federation): FederationTexts {
+  const { registries, roots, nodes, dnsNames, dnsProviders, isPrivate } = federation;
+  return {
+    registries: registries.join("\n"),
+    roots: roots.join("\n"),
+    nodes: nodes.join("\n"),
+    dnsNames: dnsNames.join("\n"),
+    dnsProviders: dnsProviders.join("\n"),
+    isPrivate,
+  };
+}
+
+export function federationOf(texts: FederationTexts): Federation {
+  const { registries, roots, nodes, dnsNames, dnsProviders, isPrivate } = texts;
+  return {
+    registries: linesOf(registries),
+    roots: linesOf(roots),
+    nodes: linesOf(nodes),
+    dnsNames: linesOf(dnsNames),
+    dnsProviders: linesOf(dnsProviders),
+    isPrivate,
+  };
+}
+
+/** The state of the fields. */
+export function useFederationTexts(federation: Federation) {
+  return useState(() => textsOf(federation));
+}
+
+interface Props {
+  readonly texts: FederationTexts;
+  readonly onChange: (texts: FederationTexts) => void;
+  readonly fault: FederationFault | undefined;
+}
+
+export function FederationFields({ texts, onChange, fault }: Props) {
+  const field = (name: Exclude<keyof FederationTexts, "isPrivate">, label: string, rows: number) => (
+    <Field
+      label={label}
+      value={texts[name]}
+      rows={rows}
+      isCode
+      onInput={(value) => onChange({ ...texts, [name]: value })}
+    />
+  );
+  return (
+    <>
+      {field("registries", t("federationRegistries"), 2)}
+      {field("roots", t("federationRoots"), 2)}
+      <details class="more">
+        <summary>{t("more")}</summary>
+        {field("nodes", t("federationNodes"), 2)}
+        {field("dnsNames", t("federationDnsNames"), 1)}
+        {field("dnsProviders", t("federationDnsProviders"), 2)}
+        <Switch
+          label={t("federationPrivate")}
+          isOn={texts.isPrivate}
+          onChange={(isPrivate) => onChange({ ...texts, isPrivate })}
+        />
+      </details>
+      {fault && (
+        <p class="fault" role="alert">
+          {t(keyOf("federationFault_", fault))}
+        </p>
+      )}
+    </>
+  );
+}

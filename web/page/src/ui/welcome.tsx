@@ -1,0 +1,120 @@
+/** The first start: a name, and where to connect. */
+import { useState } from "preact/hooks";
+import { type FirstStart, NO_FEDERATION, ProfileFileError } from "../store/app.js";
+import { type Federation, type FederationFault, faultOf, namesNodes } from "../store/federation.js";
+import { keyOf, t } from "../texts/texts.js";
+import { useApp } from "./context.js";
+import { Button, Field, Switch, Title } from "./controls.js";
+import { FederationFields, federationOf, textsOf } from "./federation-form.js";
+import { Logo } from "./icon.js";
+
+const MAX_NAME = 40;
+
+export function Welcome() {
+  const app = useApp();
+  const offered = app.offered.value;
+  const hasLink = app.link.value !== undefined;
+  const [name, setName] = useState("");
+  const [rings, setRings] = useState(false);
+  const [isExportable, setIsExportable] = useState(false);
+  const [texts, setTexts] = useState(() => textsOf(offered ?? NO_FEDERATION));
+  const [fault, setFault] = useState<FederationFault>();
+  const [file, setFile] = useState<File>();
+  const [passphrase, setPassphrase] = useState("");
+  const [isStarting, setIsStarting] = useState(false);
+  const [fileFault, setFileFault] = useState<ProfileFileError["code"]>();
+
+  const start = async () => {
+    const federation = federationOf(texts);
+    const found = faultOf(federation);
+    // A link names a node by itself.
+    setFault(found === "nothing" && hasLink ? undefined : found);
+    if (found !== undefined && !(found === "nothing" && hasLink)) return;
+    const first: FirstStart = { federation, name: name.trim(), rings, isExportable };
+    setIsStarting(true);
+    try {
+      if (file === undefined) await app.firstStart(first);
+      else await app.importProfile(await file.text(), passphrase, first);
+    } catch (error) {
+      if (!(error instanceof ProfileFileError)) throw error;
+      setFileFault(error.code);
+    } finally {
+      setIsStarting(false);
+    }
+  };
+
+  return (
+    <main class="welcome">
+      <div class="welcome-brand">
+        <Logo />
+        <p class="brand-name">{t("appName")}</p>
+        <p class="tagline">{t("tagline")}</p>
+      </div>
+      <form
+        class="card"
+        onSubmit={(event) => {
+          event.preventDefault();
+          void start();
+        }}
+      >
+        <Title>{t("welcomeTitle")}</Title>
+        <p class="lead">{t("welcomeLead")}</p>
+        <Field
+          label={t("welcomeName")}
+          help={t("welcomeNameHelp")}
+          value={name}
+          maxLength={MAX_NAME}
+          isRequired
+          onInput={setName}
+        />
+        <Switch label={t("welcomeRings")} isOn={rings} onChange={setRings} />
+        {hasLink && <p class="found">{t("welcomeByLink")}</p>}
+        {offered && namesNodes(offered) && <OfferedFederation federation={offered} />}
+        <details class="more" open={offered === undefined && !hasLink}>
+          <summary>{t("welcomeFederation")}</summary>
+          <p class="help">{t("welcomeFederationHelp")}</p>
+          <FederationFields texts={texts} onChange={setTexts} fault={fault} />
+        </details>
+        <details class="more">
+          <summary>{t("welcomeMore")}</summary>
+          <Switch
+            label={t("welcomeExportable")}
+            help={t("welcomeExportableHelp")}
+            isOn={isExportable}
+            onChange={setIsExportable}
+          />
+          <fieldset>
+            <legend>{t("welcomeImport")}</legend>
+            <label class="field">
+              <span>{t("welcomeFile")}</span>
+              <input type="file" onChange={(event) => setFile(event.currentTarget.files?.[0])} />
+            </label>
+            <Field label={t("welcomePassphrase")} value={passphrase} type="password" onInput={setPassphrase} />
+            {fileFault && (
+              <p class="fault" role="alert">
+                {t(keyOf("settingsExportFault_", fileFault))}
+              </p>
+            )}
+          </fieldset>
+        </details>
+        <Button kind="primary" type="submit" isDisabled={isStarting}>
+          {t("welcomeStart")}
+        </Button>
+      </form>
+    </main>
+  );
+}
+
+/** The federation that the page's address names, for people to look at before they use it. */
+export function OfferedFederation({ federation }: { federation: Federation }) {
+  return (
+    <div class="found">
+      <p>{t("welcomeFound")}</p>
+      {[...federation.registries, ...federation.nodes, ...federation.dnsNames].map((text) => (
+        <p key={text} dir="ltr" class="code">
+          {text}
+        </p>
+      ))}
+    </div>
+  );
+}
