@@ -3,27 +3,30 @@ import { existsSync } from "node:fs";
 import { type Browser, chromium, type Page } from "playwright-core";
 import type { Federation } from "../support/federation.js";
 
-const PATH = process.env.CHROMIUM ?? "/usr/bin/chromium";
+export const CHROMIUM_PATH = process.env.CHROMIUM ?? "/usr/bin/chromium";
+
+/** For a browser without a window, with a microphone that beeps and that every page may use. */
+export const CHROMIUM_ARGS = [
+  "--no-sandbox",
+  "--disable-quic",
+  "--use-fake-device-for-media-stream",
+  "--use-fake-ui-for-media-stream",
+  "--autoplay-policy=no-user-gesture-required",
+  "--auto-select-desktop-capture-source=Entire screen",
+  // Loopback is no candidate otherwise, and a machine without a network has no other.
+  "--allow-loopback-in-peer-connection",
+];
 
 /** Whether Chromium is installed. If not, says which package is missing. */
 export function hasChromium(): boolean {
-  if (existsSync(PATH)) return true;
+  if (existsSync(CHROMIUM_PATH)) return true;
   console.warn("skipped: an example needs Chromium, which is not installed (Debian: apt install chromium)");
   return false;
 }
 
 /** Starts Chromium without a window, with a microphone that beeps and that every page may use. */
 export function launchChromium(): Promise<Browser> {
-  const args = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-    // Loopback is no candidate otherwise, and a machine without a network has no other.
-    "--allow-loopback-in-peer-connection",
-  ];
-  return chromium.launch({ executablePath: PATH, args });
+  return chromium.launch({ executablePath: CHROMIUM_PATH, args: [...CHROMIUM_ARGS] });
 }
 
 /** Opens an example in a profile of its own. */

@@ -15,7 +15,7 @@ import type { Network } from "./network.js";
 /** A browser for the tests. */
 export type BrowserName = "chromium" | "firefox";
 
-const PATHS: Record<BrowserName, string> = {
+export const PATHS: Record<BrowserName, string> = {
   chromium: process.env.CHROMIUM ?? "/usr/bin/chromium",
   firefox: process.env.FIREFOX ?? "/usr/bin/firefox-esr",
 };
@@ -207,7 +207,7 @@ async function launchChromium(url: string, options: ChromiumOptions): Promise<Br
 }
 
 /** Starts a sound server without a device. Returns the variable by which a browser finds it, and how to stop it. */
-async function startSound(): Promise<{ env: Record<string, string>; stop(): void }> {
+export async function startSound(): Promise<{ env: Record<string, string>; stop(): void }> {
   const folder = mkdtempSync(join(tmpdir(), "chappe-sound-"));
   const socket = join(folder, "native");
   const modules = ["-L", "module-null-sink", "-L", `module-native-protocol-unix socket=${socket} auth-anonymous=1`];

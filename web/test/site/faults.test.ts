@@ -1,0 +1,178 @@
+/** What the page says when something does not work: a microphone, a sound that may not play, a way to a node. */
+import type { Browser } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { buildPage, servePage } from "../../tools/page.mjs";
+import { hasChromium, launchChromium } from "../examples/chromium.js";
+import { type Federation, startFederation } from "../support/federation.js";
+import { AUDIBLE, fragmentOf, pair, Visitor } from "./visitor.js";
+
+const YEAR = 365 * 86_400_000;
+
+const isInstalled = hasChromium();
+let federation: Federation;
+let site: Awaited<ReturnType<typeof servePage>>;
+let browser: Browser;
+let url: string;
+
+beforeAll(async () => {
+  if (!isInstalled) return;
+  await buildPage();
+  [federation, site, browser] = await Promise.all([startFederation(2), servePage(), launchChromium()]);
+  url = `${site.url}${fragmentOf(federation)}`;
+}, 90_000);
+
+afterAll(async () => {
+  await browser?.close();
+  site?.close();
+  await federation?.stop();
+});
+
+/** Makes the browser refuse a microphone with an error of this name. */
+function refuse(name: string): void {
+  const original = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = (constraints) =>
+    constraints?.audio ? Promise.reject(new DOMException("", name)) : original(constraints);
+}
+
+/** Gives the page a microphone in which nothing sounds. */
+function silence(): void {
+  const original = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = async (constraints) =>
+    constraints?.audio ? new AudioContext().createMediaStreamDestination().stream : original(constraints);
+}
+
+/** Lets an element sound only if it was played in a click once, as Safari does. */
+function playOnlyAfterClick(): void {
+  const unlocked = new WeakSet<HTMLMediaElement>();
+  let isClicked = false;
+  addEventListener(
+    "click",
+    () => {
+      isClicked = true;
+      setTimeout(() => {
+        isClicked = false;
+      });
+    },
+    { capture: true },
+  );
+  const original = HTMLAudioElement.prototype.play;
+  HTMLAudioElement.prototype.play = function (this: HTMLMediaElement) {
+    if (isClicked) unlocked.add(this);
+    return unlocked.has(this) ? original.call(this) : Promise.reject(new DOMException("", "NotAllowedError"));
+  };
+}
+
+describe.skipIf(!isInstalled)("in a call", () => {
+  test("without a microphone one still hears, and is told why one is not heard", async () => {
+    const [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
+    await Promise.all([ada.start(), bob.start()]);
+    await pair(ada, bob);
+    await ada.page.evaluate(refuse, "NotReadableError");
+    await ada.call("Bob");
+    await bob.click("callAccept");
+    await Promise.all([ada.talks(), bob.talks()]);
+    await ada.seesText("notice_refused_microphone_in_use");
+    await bob.seesText("callRemoteSilent", { name: "Ada" });
+    await expect.poll(async () => (await ada.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+    await ada.page.evaluate(() => Reflect.deleteProperty(navigator.mediaDevices, "getUserMedia"));
+    await ada.click("noticeAgain");
+    await expect.poll(async () => (await bob.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  }, 60_000);
+
+  test("a sound that the browser does not play is played by a tap", async () => {
+    const [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
+    await bob.page.addInitScript(playOnlyAfterClick);
+    await bob.page.reload();
+    await Promise.all([ada.start(), bob.start()]);
+    await pair(ada, bob);
+    await ada.call("Bob");
+    await bob.click("callAccept");
+    await bob.talks();
+    expect(await bob.button("callTap").count()).toBe(0);
+    // After a reload nobody has clicked in the page.
+    await bob.page.reload();
+    await bob.click("callTap");
+    await expect.poll(() => bob.button("callTap").count(), { timeout: 10_000 }).toBe(0);
+    await expect.poll(async () => (await bob.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  }, 60_000);
+});
+
+describe.skipIf(!isInstalled)("the diagnosis names", () => {
+  /** The lines of the diagnosis that do not say that something works, with their help. */
+  async function faults(visitor: Visitor): Promise<Record<string, string>> {
+    await visitor.click("settingsTitle");
+    await visitor.click("settingsWhy");
+    await visitor.click("diagnosisRun");
+    await visitor.button("diagnosisRun").waitFor();
+    return visitor.page.evaluate(() => {
+      const lines = [...document.querySelectorAll<HTMLElement>("[data-check][data-verdict=bad]")];
+      return Object.fromEntries(
+        lines.map((line) => [line.dataset.check, line.querySelector(".help")?.textContent ?? ""]),
+      );
+    });
+  }
+
+  async function visit(fragment: string): Promise<Visitor> {
+    const visitor = await Visitor.open(browser, "Ada", `${site.url}${fragment}`);
+    await visitor.page.getByLabel(visitor.text("welcomeName"), { exact: true }).fill("Ada");
+    return visitor;
+  }
+
+  test("a registry and a node that do not answer", async () => {
+    const ada = await visit(
+      `#${new URLSearchParams({ registry: "http://127.0.0.1:9", root: federation.root })}&private`,
+    );
+    await ada.click("welcomeStart");
+    await ada.seesText("statusFailed");
+    expect(await faults(ada)).toEqual({ registry: ada.text("help_registry"), node: ada.text("help_node") });
+    await ada.context.close();
+  }, 60_000);
+
+  test("a device that is offline", async () => {
+    const ada = await visit(fragmentOf(federation));
+    await ada.context.setOffline(true);
+    await ada.click("welcomeStart");
+    await ada.seesText("statusFailed");
+    await ada.context.setOffline(false);
+    await ada.seesText("statusConnected");
+    await ada.context.close();
+  }, 60_000);
+
+  test("a wrong clock", async () => {
+    const ada = await visit(fragmentOf(federation));
+    await ada.page.evaluate((offset) => {
+      const now = Date.now.bind(Date);
+      Date.now = () => now() + offset;
+    }, YEAR);
+    await ada.click("welcomeStart");
+    await ada.seesText("statusFailed");
+    expect(await faults(ada)).toMatchObject({ clock: ada.text("help_clock") });
+    await ada.context.close();
+  }, 60_000);
+
+  test.each([
+    ["NotFoundError", "notice_refused_microphone_none"],
+    ["NotReadableError", "notice_refused_microphone_in_use"],
+    ["NotAllowedError", "notice_refused_microphone_dismissed"],
+  ] as const)(
+    "a microphone that fails with %s",
+    async (name, help) => {
+      const ada = await Visitor.open(browser, "Ada", url);
+      await ada.start();
+      await ada.page.evaluate(refuse, name);
+      expect(await faults(ada)).toEqual({ microphone: ada.text(help) });
+      await ada.context.close();
+    },
+    60_000,
+  );
+
+  test("a microphone that delivers silence", async () => {
+    const ada = await Visitor.open(browser, "Ada", url);
+    await ada.start();
+    await ada.page.evaluate(silence);
+    expect(await faults(ada)).toEqual({ microphone: ada.text("help_microphone_silent") });
+    await ada.context.close();
+  }, 60_000);
+});

@@ -1,0 +1,117 @@
+/** The main path in Firefox, which calls Chromium and is called by it. */
+import type { Browser } from "playwright-core";
+import type { Browser as FirefoxBrowser, Page } from "puppeteer-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { en } from "../../page/src/texts/en.js";
+import type { TextKey } from "../../page/src/texts/texts.js";
+import { buildPage, servePage } from "../../tools/page.mjs";
+import { launchChromium } from "../examples/chromium.js";
+import { installedBrowsers, PATHS, startSound } from "../support/browsers.js";
+import { eventually, type Federation, startFederation } from "../support/federation.js";
+import { AUDIBLE, collectPeers, fragmentOf, heard, Visitor } from "./visitor.js";
+
+const isInstalled = installedBrowsers().length === 2;
+let federation: Federation;
+let site: Awaited<ReturnType<typeof servePage>>;
+let chromium: Browser;
+let sound: Awaited<ReturnType<typeof startSound>>;
+let firefox: FirefoxBrowser;
+
+beforeAll(async () => {
+  if (!isInstalled) return;
+  await buildPage();
+  const puppeteer = await import("puppeteer-core");
+  [federation, site, chromium, sound] = await Promise.all([
+    startFederation(2),
+    servePage(),
+    launchChromium(),
+    startSound(),
+  ]);
+  firefox = await puppeteer.launch({
+    browser: "firefox",
+    executablePath: PATHS.firefox,
+    headless: true,
+    env: { ...process.env, ...sound.env },
+    extraPrefsFirefox: {
+      "intl.accept_languages": "en",
+      "media.autoplay.default": 0,
+      "media.autoplay.blocking_policy": 0,
+      "media.autoplay.block-webaudio": false,
+      "media.navigator.permission.disabled": true,
+      "media.navigator.streams.fake": true,
+      "media.peerconnection.ice.loopback": true,
+      "media.peerconnection.ice.obfuscate_host_addresses": false,
+    },
+  });
+}, 120_000);
+
+afterAll(async () => {
+  await Promise.all([chromium?.close(), firefox?.close(), federation?.stop()]);
+  sound?.stop();
+  site?.close();
+});
+
+/** Waits for a button with this text or label, and clicks it. */
+async function click(page: Page, key: TextKey): Promise<void> {
+  await eventually(`the button ${en[key]}`, () =>
+    page.evaluate((text) => {
+      const buttons = [...document.querySelectorAll<HTMLButtonElement>("button:enabled")];
+      const found = buttons.find((button) => (button.ariaLabel ?? button.textContent) === text);
+      found?.click();
+      return found !== undefined;
+    }, en[key]),
+  );
+}
+
+async function seesText(page: Page, text: string): Promise<void> {
+  await eventually(text, () => page.evaluate((wanted) => document.body.textContent?.includes(wanted), text));
+}
+
+test.skipIf(!isInstalled)(
+  "Firefox pairs with Chromium, calls it and is called",
+  async () => {
+    const url = `${site.url}${fragmentOf(federation)}`;
+    const ada = await Visitor.open(chromium, "Ada", url);
+    await ada.start();
+    const page = await firefox.newPage();
+    await page.setViewport({ width: 1280, height: 800 });
+    await page.evaluateOnNewDocument(collectPeers);
+    await page.goto(url);
+    await page.type("input[required]", "Fay");
+    await click(page, "welcomeStart");
+    await seesText(page, en.statusConnected);
+    await click(page, "contactsAdd");
+    const code = await eventually("the code", () =>
+      page.evaluate(() => document.querySelector(".pair-code")?.textContent ?? undefined),
+    );
+    await ada.enter(code);
+    const words = await ada.words();
+    await seesText(page, words.join(""));
+    await ada.click("wordsSame");
+    await click(page, "wordsSame");
+    await ada.allowDirect("Fay");
+    await page.evaluate(() => document.querySelector<HTMLInputElement>("[role=switch]")?.click());
+    await seesText(page, "may see your IP address");
+
+    const hearEachOther = async () => {
+      await expect.poll(async () => (await ada.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+      const before = (await page.evaluate(heard)).energy;
+      const heardMore = async () => (await page.evaluate(heard)).energy - before;
+      await expect.poll(heardMore, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+    };
+    await ada.call("Fay");
+    await click(page, "callAccept");
+    await ada.talks();
+    await hearEachOther();
+    await ada.click("callHangUp");
+    await seesText(page, en.end_peer_hung_up);
+    await click(page, "callAgain");
+    await ada.click("callAccept");
+    await ada.talks();
+    await hearEachOther();
+    await ada.click("callHangUp");
+    await seesText(page, en.end_peer_hung_up);
+    expect(ada.errors).toEqual([]);
+  },
+  120_000,
+);

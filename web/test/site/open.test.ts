@@ -1,0 +1,108 @@
+/** How the page opens: fast, without a network, and by a link. */
+import type { Browser } from "playwright-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { buildPage, servePage } from "../../tools/page.mjs";
+import { hasChromium, launchChromium } from "../examples/chromium.js";
+import { type Federation, startFederation } from "../support/federation.js";
+import { fragmentOf, Visitor } from "./visitor.js";
+
+/** A phone of 2017 is about six times slower than a laptop. */
+const SLOWER = 6;
+const FIRST_PAINT = 1_500;
+
+const isInstalled = hasChromium();
+let federation: Federation;
+let site: Awaited<ReturnType<typeof servePage>>;
+let browser: Browser;
+
+beforeAll(async () => {
+  if (!isInstalled) return;
+  await buildPage();
+  [federation, site, browser] = await Promise.all([startFederation(2), servePage(), launchChromium()]);
+}, 90_000);
+
+afterAll(async () => {
+  await browser?.close();
+  site?.close();
+  await federation?.stop();
+});
+
+test.skipIf(!isInstalled)("the first screen is there in time on a slow phone", async () => {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  const session = await context.newCDPSession(page);
+  await session.send("Emulation.setCPUThrottlingRate", { rate: SLOWER });
+  await page.goto(site.url);
+  await page.getByRole("heading", { level: 1 }).waitFor();
+  const painted = await page.evaluate(
+    () => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? Number.POSITIVE_INFINITY,
+  );
+  const ready = await page.evaluate(() => performance.now());
+  console.log(`the first screen is ready after ${Math.round(ready)} ms`);
+  console.log(`first contentful paint with a ${SLOWER} times slower CPU: ${Math.round(painted)} ms`);
+  expect(painted).toBeLessThan(FIRST_PAINT);
+  await context.close();
+});
+
+test.skipIf(!isInstalled)(
+  "it can be installed, opens without a network, says so, and connects when there is one",
+  async () => {
+    const ada = await Visitor.open(browser, "Ada", `${site.url}${fragmentOf(federation)}`);
+    await ada.start();
+    await ada.page.evaluate(() => navigator.serviceWorker.ready);
+    const session = await ada.context.newCDPSession(ada.page);
+    const { installabilityErrors } = await session.send("Page.getInstallabilityErrors");
+    // A test's profile is a private window, in which nothing can be installed.
+    expect(installabilityErrors.map(({ errorId }) => errorId)).toEqual(["in-incognito"]);
+    await ada.context.setOffline(true);
+    await ada.page.reload();
+    await ada.seesText("statusFailed");
+    await ada.context.setOffline(false);
+    await ada.seesText("statusConnected");
+    await ada.context.close();
+  },
+  60_000,
+);
+
+test.skipIf(!isInstalled)(
+  "a second tab says that the profile is open in the first",
+  async () => {
+    const url = `${site.url}${fragmentOf(federation)}`;
+    const ada = await Visitor.open(browser, "Ada", url);
+    await ada.start();
+    const second = await Visitor.openIn(ada.context, "Ada", url);
+    await second.seesText("statusInUse");
+    await second.page.goto(`${url}&profile=2`);
+    await second.page.reload();
+    await second.sees("welcomeTitle");
+    await second.start();
+    await ada.context.close();
+  },
+  60_000,
+);
+
+test.skipIf(!isInstalled)(
+  "a link pairs at the first start, without any other setting",
+  async () => {
+    const ada = await Visitor.open(browser, "Ada", `${site.url}${fragmentOf(federation)}`);
+    await ada.start();
+    await ada.click("contactsAdd");
+    await ada.page.getByRole("tab", { name: ada.text("pairTabLink") }).click();
+    const qrText = await ada.page.getByLabel(ada.text("pairLinkLabel")).inputValue();
+    expect(qrText).toMatch(/^CHAPPE:/);
+    // Links with an address of a private network need leave.
+    const bob = await Visitor.open(browser, "Bob", `${site.url}#${new URLSearchParams({ link: qrText })}&private`);
+    await bob.seesText("welcomeByLink");
+    expect(new URL(bob.page.url()).hash).toBe("");
+    await bob.start();
+    await Promise.all([ada.sees("wordsTitle"), bob.sees("wordsTitle")]);
+    expect(await bob.words()).toEqual(await ada.words());
+    // The nodes of a link go away some day. The federation to which it commits stays.
+    await bob.click("settingsTitle");
+    const registries = bob.page.getByLabel(bob.text("federationRegistries"));
+    expect(await registries.inputValue()).toBe(federation.registry);
+    expect([...ada.errors, ...bob.errors]).toEqual([]);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  },
+  60_000,
+);

@@ -1,0 +1,72 @@
+/** The drawn path, and a call whose node or whose media goes away. */
+import type { Browser } from "playwright-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { buildPage, servePage } from "../../tools/page.mjs";
+import { hasChromium, launchChromium } from "../examples/chromium.js";
+import { type ProcessFederation, startProcesses } from "../support/federation.js";
+import { AUDIBLE, fragmentOf, pair, Visitor } from "./visitor.js";
+
+const isInstalled = hasChromium();
+let federation: ProcessFederation;
+let site: Awaited<ReturnType<typeof servePage>>;
+let browser: Browser;
+let ada: Visitor;
+let bob: Visitor;
+
+beforeAll(async () => {
+  if (!isInstalled) return;
+  await buildPage();
+  [federation, site, browser] = await Promise.all([startProcesses(3), servePage(), launchChromium()]);
+  const url = `${site.url}${fragmentOf(federation)}`;
+  [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
+  await Promise.all([ada.start(), bob.start()]);
+  await pair(ada, bob);
+}, 120_000);
+
+afterAll(async () => {
+  await browser?.close();
+  site?.close();
+  await federation?.stop();
+});
+
+const ownNode = async () => (await ada.page.locator(".path-tower .path-id").first().textContent()) ?? "";
+
+test.skipIf(!isInstalled)(
+  "the path shows the nodes and times of a call, and moves to another node when its own one dies",
+  async () => {
+    await ada.call("Bob");
+    await bob.click("callAccept");
+    await Promise.all([ada.talks(), bob.talks()]);
+    await ada.click("callPath");
+    await ada.page.locator(".path-lookup[data-live=true]").waitFor();
+    await ada.page.locator(".path-time").waitFor();
+    await ada.page.locator(".path-media[data-live=true]").waitFor();
+    const before = await ownNode();
+    const node = federation.nodes.find(({ id }) => id.startsWith(before));
+    expect(node).toBeDefined();
+
+    await federation.kill(node?.id ?? "");
+    await expect.poll(ownNode, { timeout: 30_000 }).not.toBe(before);
+    expect(federation.nodes.map(({ id }) => id.slice(0, before.length))).toContain(await ownNode());
+    await expect.poll(async () => (await bob.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+  },
+  120_000,
+);
+
+test.skipIf(!isInstalled)(
+  "a call that loses its media says for how long, and goes on when it is back",
+  async () => {
+    // Bob's browser drops the connection without a word.
+    await bob.page.evaluate(() => {
+      for (const peer of (globalThis as unknown as { peers: RTCPeerConnection[] }).peers) peer.close();
+    });
+    await ada.page.locator(".talk-time", { hasText: /Reconnecting, \d+ s/ }).waitFor();
+    await bob.page.reload();
+    await Promise.all([ada.talks(), bob.talks()]);
+    await expect.poll(async () => (await ada.hears(2_000)).energy, { timeout: 20_000 }).toBeGreaterThan(AUDIBLE);
+    await ada.click("callHangUp");
+    await bob.sees("end_peer_hung_up");
+    expect([...ada.errors, ...bob.errors].filter((text) => !/WebSocket connection|ERR_/.test(text))).toEqual([]);
+  },
+  90_000,
+);

@@ -1,0 +1,180 @@
+/** What the page leaves in the browser, what it asks of whom, and what can be seen of a call from outside. */
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Browser } from "playwright-core";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { buildPage, servePage } from "../../tools/page.mjs";
+import { CHROMIUM_ARGS, CHROMIUM_PATH, hasChromium, launchChromium } from "../examples/chromium.js";
+import { type Federation, startFederation } from "../support/federation.js";
+import { fragmentOf, pair, Visitor } from "./visitor.js";
+
+const isInstalled = hasChromium();
+let federation: Federation;
+let site: Awaited<ReturnType<typeof servePage>>;
+let browser: Browser;
+
+beforeAll(async () => {
+  if (!isInstalled) return;
+  await buildPage();
+  [federation, site, browser] = await Promise.all([startFederation(2), servePage(), launchChromium()]);
+}, 90_000);
+
+afterAll(async () => {
+  await browser?.close();
+  site?.close();
+  await federation?.stop();
+});
+
+/** Everything that the page has stored in the browser. */
+async function traces({ page }: Visitor): Promise<string[]> {
+  return page.evaluate(async () => [
+    ...(await indexedDB.databases()).map(({ name }) => `database ${name}`),
+    ...(await caches.keys()).map((name) => `cache ${name}`),
+    ...(await navigator.serviceWorker.getRegistrations()).map(({ scope }) => `worker ${scope}`),
+    ...Object.keys(localStorage).map((key) => `local ${key}`),
+    ...Object.keys(sessionStorage).map((key) => `session ${key}`),
+    ...(document.cookie === "" ? [] : ["cookie"]),
+  ]);
+}
+
+test.skipIf(!isInstalled)(
+  "Escape twice in a call shows a neutral page in less than 100 ms, ends the call, and leaves nothing",
+  async () => {
+    const url = `${site.url}${fragmentOf(federation)}`;
+    const [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
+    await Promise.all([ada.start(), bob.start()]);
+    await pair(ada, bob);
+    await ada.call("Bob");
+    await bob.click("callAccept");
+    await Promise.all([ada.talks(), bob.talks()]);
+    await expect.poll(() => traces(ada)).toContain(`worker ${site.url}`);
+    expect((await traces(ada)).length).toBeGreaterThan(3);
+
+    const shownAfter = await ada.page.evaluate(async () => {
+      const press = () =>
+        document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true, cancelable: true }));
+      press();
+      const pressed = performance.now();
+      press();
+      await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+      return document.querySelector(".neutral") === null ? undefined : performance.now() - pressed;
+    });
+    expect(shownAfter).toBeLessThan(100);
+    expect(await ada.page.evaluate(() => document.body.textContent)).not.toMatch(/Bob|Chappe/);
+    expect(await ada.page.title()).toBe("Not Found");
+    await bob.sees("end_peer_hung_up");
+    await expect.poll(() => traces(ada), { timeout: 10_000 }).toEqual([]);
+
+    await ada.page.goto(site.url);
+    await ada.sees("welcomeTitle");
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  },
+  90_000,
+);
+
+test.skipIf(!isInstalled)(
+  "nothing outside of the page shows a call, unless that is switched on",
+  async () => {
+    const url = `${site.url}${fragmentOf(federation)}`;
+    const [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
+    await Promise.all([ada.start(), bob.start()]);
+    await pair(ada, bob);
+    const outside = () =>
+      ada.page.evaluate(() => ({
+        title: document.title,
+        icon: document.querySelector<HTMLLinkElement>("link[rel=icon]")?.href,
+        media: navigator.mediaSession.metadata?.title,
+        entries: history.length,
+      }));
+    const before = await outside();
+    expect(before.title).toBe("Chappe");
+    await bob.call("Ada");
+    await ada.button("callAccept").waitFor();
+    expect(await outside()).toEqual(before);
+    await ada.click("callAccept");
+    await ada.talks();
+    expect(await outside()).toEqual(before);
+    await ada.click("callHangUp");
+    await bob.click("close");
+
+    await ada.click("settingsTitle");
+    await ada.page.getByRole("switch", { name: ada.text("settingsShows") }).click();
+    await ada.page.getByRole("switch", { name: ada.text("settingsKeepsLog") }).click();
+    await bob.call("Ada");
+    await ada.click("callAccept");
+    await ada.talks();
+    expect(await outside()).toMatchObject({ title: ada.text("callWith", { name: "Bob" }) });
+    await bob.click("callHangUp");
+    await ada.click("close");
+    expect((await outside()).title).toBe("Chappe");
+    await ada.page.locator(".log li").waitFor();
+    expect(await ada.page.locator(".log li").count()).toBe(1);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  },
+  90_000,
+);
+
+test.skipIf(!isInstalled)(
+  "the page asks its own site, the registry and the nodes, and nobody else",
+  async () => {
+    const url = `${site.url}${fragmentOf(federation)}`;
+    const ada = await Visitor.open(browser, "Ada", url);
+    await ada.start();
+    await ada.showCode();
+    await ada.click("settingsTitle");
+    await ada.click("settingsWhy");
+    await ada.click("diagnosisRun");
+    await ada.button("diagnosisRun").waitFor();
+    const known = [site.url, federation.registry, ...federation.nodes.map(({ clientUrl }) => clientUrl)];
+    const hosts = new Set(known.map((text) => new URL(text).host));
+    const strange = ada.requests.filter((text) => !hosts.has(new URL(text).host) && !/^(data|blob):/.test(text));
+    expect(strange).toEqual([]);
+    expect(ada.errors).toEqual([]);
+    await ada.context.close();
+  },
+  60_000,
+);
+
+/** The files below a folder that contain a text, in the encodings that browsers use. */
+function filesWith(folder: string, text: string): string[] {
+  const needles = [Buffer.from(text), Buffer.from(text, "utf16le")];
+  return readdirSync(folder, { recursive: true, encoding: "utf8" })
+    .map((name) => join(folder, name))
+    .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile())
+    .filter((path) => {
+      const contents = readFileSync(path);
+      return needles.some((needle) => contents.includes(needle));
+    });
+}
+
+test.skipIf(!isInstalled)(
+  "no name is left in the files of the browser after a wipe",
+  async () => {
+    const folder = await mkdtemp(join(tmpdir(), "chappe-profile-"));
+    const { chromium } = await import("playwright-core");
+    const context = await chromium.launchPersistentContext(folder, {
+      executablePath: CHROMIUM_PATH,
+      args: [...CHROMIUM_ARGS],
+    });
+    const ada = await Visitor.openIn(context, "Adaloveliest", `${site.url}${fragmentOf(federation)}`);
+    const bob = await Visitor.open(browser, "Bobbaronest", `${site.url}${fragmentOf(federation)}`);
+    await Promise.all([ada.start(), bob.start()]);
+    await pair(ada, bob);
+    await ada.click("settingsTitle");
+    await ada.page.getByRole("switch", { name: ada.text("settingsKeepsLog") }).click();
+    await bob.call(ada.name);
+    await ada.click("callDecline");
+    await ada.page.getByText(bob.name).first().waitFor();
+    await ada.click("settingsWipe");
+    await ada.click("settingsWipeSure");
+    await ada.sees("welcomeTitle");
+    await context.close();
+    for (const name of [ada.name, bob.name]) expect(filesWith(folder, name)).toEqual([]);
+    expect(filesWith(folder, "127.0.0.1").length).toBeGreaterThan(0);
+    await rm(folder, { recursive: true, force: true });
+    await bob.context.close();
+  },
+  90_000,
+);
