@@ -110,6 +110,18 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     90_000,
   );
 
+  test("of which none has a relay: the call rings until it is accepted without one", async () => {
+    const { a, b, contact } = await pairedOnTwoNodes();
+    await expect(a.run("call", contact, true)).rejects.toThrow("the node names no relay");
+    await a.run("call", contact);
+    await untilRinging(b);
+    await expect(b.run("accept", true)).rejects.toThrow("the node names no relay");
+    await b.run("accept");
+    for (const tab of [a, b]) await untilState(tab, "connected");
+    await a.run("hangUp");
+    await Promise.all([a.run("close"), b.run("close")]);
+  }, 90_000);
+
   test("of which the caller's is killed in the call: nothing is missing, and a new path can be made", async () => {
     const { a, b, contact, nodeA } = await pairedOnTwoNodes();
     await a.run("call", contact);

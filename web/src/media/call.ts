@@ -143,11 +143,14 @@ export class Call extends TypedEventTarget<CallEvents> {
   }
 
   /**
-   * Accepts an incoming call. Called again, it returns the same promise. Rejects with `CallStateError` if it no longer
-   * rings, and with {@link MediaError}.
+   * Accepts an incoming call. Called again, it returns the same promise; after `no-relay`, the call still rings and can be
+   * accepted with other options. Rejects with `CallStateError` if it no longer rings, and with {@link MediaError}.
    */
   accept(options: MediaOptions = {}): Promise<void> {
-    this.#accepting ??= this.#accept(options);
+    this.#accepting ??= this.#accept(options).catch((error) => {
+      this.#accepting = undefined;
+      throw error;
+    });
     return this.#accepting;
   }
 

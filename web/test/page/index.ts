@@ -76,10 +76,11 @@ const steps = {
   },
 
   async accept(isRelayOnly = false) {
-    const call = incoming.shift();
+    const [call] = incoming;
     if (call === undefined) throw new Error("nobody calls");
     active = call;
     await call.accept({ ...(await sources()), isRelayOnly });
+    incoming.shift();
   },
 
   /** Opens a source, which later calls send. Returns the code of the fault, if there is one. */
