@@ -1,6 +1,6 @@
-//! What the service manager (systemd) is told about a daemon, and the watchdog that it expects to hear from.
+//! Notifies the service manager (systemd) of a daemon's state, and feeds its watchdog.
 //!
-//! Nothing is sent if `NOTIFY_SOCKET` is not set. A message that cannot be sent is logged once, and changes nothing else.
+//! Nothing is sent if `NOTIFY_SOCKET` is not set. The first notification that fails is logged; the daemon continues.
 
 use std::{
     env,

@@ -1,8 +1,9 @@
 //! The signals of a long-running command: which ones stop it, and which are ignored.
 //!
-//! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP stops a client or `up`, because its terminal was closed. A
-//! node reads its configuration again, and a registry ignores it. Daemons ignore the remaining signals: their default
-//! action would end the process without a shutdown. A write beyond the file size limit (SIGXFSZ) then fails with an error. Rust's runtime ignores SIGPIPE.
+//! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP stops a client or `up`, because its terminal was closed. On
+//! SIGHUP a node reads its configuration again; a registry ignores it. Daemons ignore the remaining signals: their default
+//! action would end the process without a shutdown. A write beyond the file size limit (SIGXFSZ) then fails with an error.
+//! Rust's runtime ignores SIGPIPE.
 
 use std::future::pending;
 

@@ -41,7 +41,7 @@ fn a_browser_sees_what_the_node_is_and_a_contact_is_text_there() {
     assert!(head.contains("x-content-type-options: nosniff"), "{head}");
     assert!(!body.contains("<script") && !body.contains("<img"), "{body}");
     assert!(body.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && body.contains("abuse@example.org"), "{body}");
-    assert!(body.contains("no Tor exit") && body.contains("cannot read what it relays"), "{body}");
+    assert!(body.contains("not a Tor exit") && body.contains("cannot read what it relays"), "{body}");
     // A client with another version of WebSocket learns of it.
     let (head, _) =
         exchange(&node.client, "/", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n");

@@ -136,24 +136,6 @@ fn a_daemon_reports_its_start_its_life_and_its_end() {
 }
 
 #[test]
-fn a_stopped_process_sends_no_sign_of_life() {
-    let (folder, manager) = (Folder::new(), Manager::new());
-    folder.write("[node]\n[client]\nlisten = '127.0.0.1:0'\n");
-    let mut command = folder.run();
-    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "400000");
-    let daemon = Running::start(&mut command);
-    manager.message_with("WATCHDOG=1");
-    daemon.signal("STOP");
-    thread::sleep(Duration::from_millis(300));
-    manager.socket.set_nonblocking(true).expect("a socket");
-    let mut message = [0; 4096];
-    while manager.socket.recv(&mut message).is_ok() {}
-    thread::sleep(Duration::from_millis(800));
-    assert!(manager.socket.recv(&mut message).is_err(), "it is stopped");
-    daemon.signal("CONT");
-}
-
-#[test]
 fn sighup_applies_what_it_can_and_names_what_needs_a_restart() {
     let (folder, manager) = (Folder::new(), Manager::new());
     let certificates = [Certificate::new(), Certificate::new()];

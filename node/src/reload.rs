@@ -38,9 +38,12 @@ pub(crate) async fn apply(core: &Core, tls: Option<&Arc<Tls>>, new: &NodeConfig)
     match (tls, &new.client.tls_cert, &new.client.tls_key) {
         (Some(tls), Some(cert), Some(key)) => {
             let (tls, cert, key) = (tls.clone(), cert.clone(), key.clone());
-            let replaced = tokio::task::spawn_blocking(move || tls.replace(&cert, &key)).await;
-            // If the runtime is stopping, nothing has to be replaced any more.
-            replaced.unwrap_or(Ok(()))?;
+            match tokio::task::spawn_blocking(move || tls.replace(&cert, &key)).await {
+                Ok(replaced) => replaced?,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime is stopping: nothing has to be replaced.
+                Err(_) => {}
+            }
         }
         // The relay for media and the node's URLs depend on whether there is a certificate.
         _ => changed.move_to_restart(|key| key.starts_with("client.tls_")),

@@ -24,7 +24,8 @@ const browsers: Browser[] = [];
 
 beforeAll(async () => {
   if (ROUNDS === 0) return;
-  [federation, page] = await Promise.all([startFederation(3, WITHOUT_RATES), servePage()]);
+  const relay = ['turn.listen=["127.0.0.1:0"]', 'turn.allowed_peers=["127.0.0.0/8"]'];
+  [federation, page] = await Promise.all([startFederation(3, [...relay, ...WITHOUT_RATES]), servePage()]);
   for (const name of installed) browsers.push(await launch(name, page.url));
 }, 120_000);
 
@@ -95,6 +96,38 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ nam
       const again: number[] = [];
       for (let round = 0; round < ROUNDS; round++) again.push(await ringingAfter(a, b, contact));
       report(`${name}, ${where}: call() to ringing`, again);
+      await Promise.all([a.run("close"), b.run("close")]);
+    },
+    600_000,
+  );
+
+  // A relay does not relay to other ports of its own address, and all nodes here have one.
+  test.each([
+    ["same node", "direct"],
+    ["two nodes", "direct"],
+    ["same node", "relayed"],
+  ])(
+    "%s, %s: from the click to sound",
+    async (where, way) => {
+      const [first, second] = federation.nodes;
+      const at = (node: typeof first) => ({ nodes: [`${node?.clientUrl}#${node?.id}`], isPrivate: true });
+      const [a, b] = [await open(), await open()];
+      await a.run("start", { ...at(first), name: "Ada" });
+      await b.run("start", { ...at(where === "same node" ? first : second), name: "Bob" });
+      const { code } = await b.run("showCode", false);
+      const { contact } = await a.run("pair", code);
+      await b.run("acceptAll", way === "relayed");
+      await new Promise((resolve) => setTimeout(resolve, 4_000));
+      const [rings, sounds]: [number[], number[]] = [[], []];
+      for (let round = 0; round < ROUNDS; round++) {
+        const { rangAfter, soundAfter } = await a.run("callUntilSound", contact, way === "relayed");
+        rings.push(rangAfter);
+        sounds.push(soundAfter);
+        // The other side's end of the call.
+        await new Promise((resolve) => setTimeout(resolve, 300));
+      }
+      report(`${name}, ${where}, ${way}: the click to ringing`, rings);
+      report(`${name}, ${where}, ${way}: the click to the first sound`, sounds);
       await Promise.all([a.run("close"), b.run("close")]);
     },
     600_000,

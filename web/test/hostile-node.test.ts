@@ -329,7 +329,7 @@ test("a call in need makes a client that pauses search at once, and once", async
   closing.push(() => client.close());
   await expect(client.connect()).rejects.toThrow();
   const before = searches;
-  client.hurry();
+  client.checkSession();
   await new Promise((resolve) => setTimeout(resolve, 500));
   expect(searches).toBe(before + 1);
 });

@@ -185,7 +185,7 @@ describe.runIf(canRun)("a call goes on", () => {
     await until(
       "the pictures are left out",
       () => a.run("callView"),
-      ({ arePicturesPaused }) => arePicturesPaused === true,
+      ({ isVideoPaused }) => isVideoPaused === true,
     );
     report("60 kbit/s", { "ms until the picture goes": Date.now() - narrow });
     await until(

@@ -50,11 +50,11 @@ describe("a new path", () => {
 
   test("is made at once when the network changes, but only for media that is lost", async () => {
     const at = await restarts(async (recovery, pass) => {
-      recovery.hasten();
+      recovery.restartNow();
       await pass(1_000);
       recovery.start(false);
       await pass(500);
-      recovery.hasten();
+      recovery.restartNow();
       await pass(500);
     });
     expect(at).toEqual([1_600]);

@@ -76,13 +76,13 @@ impl ChangedKeys {
 
 /// All keys as `section.key`, with their values.
 fn values(config: &NodeConfig) -> BTreeMap<String, Value> {
-    let Ok(Value::Object(sections)) = serde_json::to_value(config) else { return BTreeMap::new() };
+    let object = |value: Value| match value {
+        Value::Object(keys) => keys,
+        _ => unreachable!("a configuration is a table of tables"),
+    };
+    let sections = object(serde_json::to_value(config).expect("every key has a JSON form"));
     let of_section = |(section, keys): (String, Value)| {
-        let keys = match keys {
-            Value::Object(keys) => keys,
-            _ => serde_json::Map::new(),
-        };
-        keys.into_iter().map(move |(key, value)| (format!("{section}.{key}"), value))
+        object(keys).into_iter().map(move |(key, value)| (format!("{section}.{key}"), value))
     };
     sections.into_iter().flat_map(of_section).collect()
 }

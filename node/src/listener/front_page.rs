@@ -51,7 +51,7 @@ pub(super) fn render(config: &NodeConfig, me: NodeId) -> String {
                 h2 { "It cannot read what it relays" }
                 p {
                     "The messages are sealed between the two devices. This node can neither read nor forge them, and it stores none "
-                    "for later. As any server, it sees the network addresses of the devices that are connected to it. It writes none "
+                    "for later. Like any server, it sees the network addresses of the devices that are connected to it. It writes none "
                     "of them to its log."
                 }
                 @if config.turn.is_on() {
@@ -62,7 +62,7 @@ pub(super) fn render(config: &NodeConfig, me: NodeId) -> String {
                 } @else {
                     p { "Sound and video do not pass through this node." }
                 }
-                h2 { "It is no Tor exit, VPN or open proxy" }
+                h2 { "It is not a Tor exit, VPN or open proxy" }
                 p {
                     "Nobody can browse the web, send mail or open TCP connections through it. It talks to its own clients and to the "
                     "other nodes of its federation"
@@ -139,7 +139,7 @@ mod tests {
         let with_both = page("Erika, erika@example.org", "abuse@example.org", true);
         assert!(with_both.contains("Contact: <bdi>Erika, erika@example.org</bdi>"));
         assert!(with_both.contains("Report abuse to: <bdi>abuse@example.org</bdi>") && with_both.contains("TURN"));
-        assert!(with_both.contains("no Tor exit") && with_both.contains("cannot read"));
+        assert!(with_both.contains("not a Tor exit") && with_both.contains("cannot read"));
         let with_one = page("Erika", "", false);
         assert!(with_one.contains("Report abuse to: <bdi>Erika</bdi>") && !with_one.contains("TURN"));
         let with_none = page("", "", false);

@@ -227,7 +227,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
     const { clock, timers } = this.#signalling;
     return {
       iceServers: () => this.#signalling.iceServers(contact?.id),
-      hurry: () => this.#signalling.hurry(),
+      checkSession: () => this.#signalling.checkSession(),
       clock,
       timers,
       isRelayOnly: contact?.isDirectAllowed !== true,
@@ -293,8 +293,8 @@ export class Client extends TypedEventTarget<ClientEvents> {
    * Asks whether a contact can be called now. The nodes learn that somebody asks, so ask only when a person wants to know.
    * Takes five seconds at most for each pairing with the contact, of which there is usually one.
    */
-  lookUp(contact: ContactId): Promise<boolean> {
-    return this.#signalling.lookUp(contact);
+  isReachable(contact: ContactId): Promise<boolean> {
+    return this.#signalling.isReachable(contact);
   }
 
   /**

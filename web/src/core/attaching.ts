@@ -16,12 +16,12 @@ import { decodeLease } from "./statements.js";
 /** The most inboxes in one `attach`: each takes about 380 bytes of the 64 KiB. */
 const ATTACH_BATCH = 96;
 /** How long a node may take to attach the first inboxes, in milliseconds. */
-/** How long a node may be silent while a call has lost its media, at first and at most. In milliseconds. */
-const HURRY_TIMEOUT = 1_000;
-const LONGEST_HURRY_TIMEOUT = 5_000;
-/** How long a client is in a hurry: a little more than the pause between two new paths. In milliseconds. */
-const HURRY_LASTS = 2_500;
 const ATTACH_TIMEOUT = 5_000;
+/** How long a node may take to answer a probe while a call has lost its media: at first, and at most. In milliseconds. */
+const URGENT_PROBE_TIMEOUT = 1_000;
+const MAX_URGENT_PROBE_TIMEOUT = 5_000;
+/** How long a client is in a hurry: a little more than the pause between two new paths. In milliseconds. */
+const URGENT_FOR = 2_500;
 /** The shortest time from one renewal to the next, in milliseconds, so that no deadline makes it spin. */
 const SHORTEST_PAUSE = 100;
 /** How long a replaced session still receives messages, in milliseconds. */
@@ -80,8 +80,8 @@ export class Attaching {
   #ready: Session | undefined;
   #avoid: string[] = [];
   #immediateAt = Number.NEGATIVE_INFINITY;
-  #hurriedAt = Number.NEGATIVE_INFINITY;
-  #hurryTimeout = HURRY_TIMEOUT;
+  #urgentAt = Number.NEGATIVE_INFINITY;
+  #probeTimeout = URGENT_PROBE_TIMEOUT;
   #searchedAt = Number.NEGATIVE_INFINITY;
   #endPause: (() => void) | undefined;
   #losses = 0;
@@ -133,13 +133,13 @@ export class Attaching {
    * Checks the session, or searches a node at once if there is none: a call has lost its media, and a new path for it is
    * negotiated on the session. Called again while that lasts.
    */
-  hurry(): void {
+  checkSession(): void {
     const now = this.#parts.clock.now();
     // On a link that is full, a node's answer may take longer: a new session would, too.
-    const isAgain = now - this.#hurriedAt < HURRY_LASTS;
-    this.#hurryTimeout = isAgain ? Math.min(2 * this.#hurryTimeout, LONGEST_HURRY_TIMEOUT) : HURRY_TIMEOUT;
-    this.#hurriedAt = now;
-    this.#ready?.probe(this.#hurryTimeout);
+    const isAgain = now - this.#urgentAt < URGENT_FOR;
+    this.#probeTimeout = isAgain ? Math.min(2 * this.#probeTimeout, MAX_URGENT_PROBE_TIMEOUT) : URGENT_PROBE_TIMEOUT;
+    this.#urgentAt = now;
+    this.#ready?.probe(this.#probeTimeout);
     this.#endPause?.();
   }
 
@@ -153,7 +153,7 @@ export class Attaching {
     let pause = this.#nextPause();
     while (!this.#signal.aborted) {
       // Nobody else's network has changed at the same moment, so a client in a hurry needs no jitter.
-      if (!this.#isHurried()) await Promise.race([timers.until(clock.now() + pause, this.#signal), this.#hurried()]);
+      if (!this.#isUrgent()) await Promise.race([timers.until(clock.now() + pause, this.#signal), this.#urgentCheck()]);
       // Once: a search that fails at once must not be repeated at once.
       this.#searchedAt = clock.now();
       if (this.#signal.aborted) return;
@@ -173,12 +173,12 @@ export class Attaching {
   }
 
   /** Whether a call is in need, for which no search was made yet. */
-  #isHurried(): boolean {
-    return this.#hurriedAt > this.#searchedAt && this.#parts.clock.now() - this.#hurriedAt < HURRY_LASTS;
+  #isUrgent(): boolean {
+    return this.#urgentAt > this.#searchedAt && this.#parts.clock.now() - this.#urgentAt < URGENT_FOR;
   }
 
-  /** Resolves when {@link hurry} is called. */
-  #hurried(): Promise<void> {
+  /** Resolves when {@link checkSession} is called. */
+  #urgentCheck(): Promise<void> {
     return new Promise((resolve) => {
       this.#endPause = resolve;
     });

@@ -264,7 +264,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
    * Asks whether a contact can be called now. The nodes learn that somebody asks, so ask only when a person wants to know.
    * Takes five seconds at most for each pairing with the contact, of which there is usually one.
    */
-  async lookUp(contact: ContactId): Promise<boolean> {
+  async isReachable(contact: ContactId): Promise<boolean> {
     const { profile, attaching } = this.#use();
     for (const pairing of profile.contact(contact)?.pairings ?? []) {
       const session = attaching.ready;
@@ -325,8 +325,8 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   }
 
   /** Checks the session as quickly as a call needs that has lost its media. */
-  hurry(): void {
-    this.#running?.attaching.hurry();
+  checkSession(): void {
+    this.#running?.attaching.checkSession();
   }
 
   #use(): Running {

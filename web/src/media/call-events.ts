@@ -20,14 +20,14 @@ export interface CallEvents {
   connected: undefined;
   /** Media has stopped; the call ends after half a minute without it. */
   reconnecting: undefined;
-  /** How good the call is has changed. Judged every three seconds; two of three windows have to agree. */
+  /** The quality has changed. It is judged every three seconds; two of the last three windows have to agree. */
   quality: { readonly quality: Quality };
   /** The path of the media has changed. */
   route: Route;
   /** The other side has turned its sound, camera or screen on or off. */
   remotemedia: RemoteMedia;
-  /** The pictures of this side are left out because the network carries only sound, or are sent again. */
-  picturespaused: { readonly isPaused: boolean };
+  /** This side's camera and screen are paused because the bandwidth suffices only for sound, or are sent again. */
+  videopaused: { readonly isPaused: boolean };
   /** A track of the other side. */
   track: { readonly line: MediaLine; readonly track: MediaStreamTrack };
   /** A message of this call has taken a step on its way. */
@@ -53,7 +53,7 @@ export interface MediaOptions {
 export interface CallParts {
   readonly iceServers: () => Promise<IceConfiguration>;
   /** Checks the session with the node: a new path is negotiated on it. */
-  readonly hurry: () => void;
+  readonly checkSession: () => void;
   readonly clock: Clock;
   readonly timers: Timers;
   /** Whether calls with the contact use relays alone, unless the app says otherwise. */

@@ -36,7 +36,7 @@ export class Call extends TypedEventTarget<CallEvents> {
   #renewal: Renewal | undefined;
   /** What this side has told the other about its media. */
   #told = "";
-  readonly #remote = new RemoteState();
+  #remote = new RemoteState();
   #quality: Quality | undefined;
   #route: Route | undefined;
   #connectedAt: number | undefined;
@@ -64,7 +64,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#parts = parts;
     this.#isRelayOnly = parts.isRelayOnly;
     this.#recovery = new Recovery(parts.clock, parts.timers, () => {
-      parts.hurry();
+      parts.checkSession();
       this.restart();
     });
     this.#follow(signalling);
@@ -80,14 +80,14 @@ export class Call extends TypedEventTarget<CallEvents> {
     const isRelayOnly = options.isRelayOnly ?? parts.isRelayOnly;
     const { iceServers, ttl } = await parts.iceServers();
     const peer = await createPeer(peerConfiguration(iceServers, isRelayOnly));
-    addMediaLines(peer);
     const sent = new SentMedia();
-    sent.use(options.capture, options.tracks ?? {});
-    await sent.attach(peer);
     const early: string[] = [];
     const keepEarly = ({ candidate }: RTCPeerConnectionIceEvent) => early.push(candidate?.candidate ?? "");
     peer.addEventListener("icecandidate", keepEarly);
     try {
+      addMediaLines(peer);
+      sent.use(options);
+      await sent.attach(peer);
       await peer.setLocalDescription();
       const call = new Call(await place(localSdp(peer)), parts, sent, isRejoin);
       peer.removeEventListener("icecandidate", keepEarly);
@@ -137,9 +137,9 @@ export class Call extends TypedEventTarget<CallEvents> {
     return this.#remote.media;
   }
 
-  /** Whether this side's pictures are left out because the network carries only sound. */
-  get arePicturesPaused(): boolean {
-    return this.#sent.arePicturesPaused;
+  /** Whether this side's camera and screen are paused because the bandwidth suffices only for sound. */
+  get isVideoPaused(): boolean {
+    return this.#sent.isVideoPaused;
   }
 
   /**
@@ -156,7 +156,7 @@ export class Call extends TypedEventTarget<CallEvents> {
 
   async #accept(options: MediaOptions): Promise<void> {
     this.#isRelayOnly = options.isRelayOnly ?? this.#parts.isRelayOnly;
-    this.#sent.use(options.capture, options.tracks ?? {});
+    this.#sent.use(options);
     await this.#answer(this.#signalling);
   }
 
@@ -204,7 +204,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     if (!this.#isFlowing) return;
     const { states } = this.#sent;
     const text = JSON.stringify(states);
-    // If it is not taken, the next change tells both.
+    // If the queue is full, the next change sends the full state.
     if (text !== this.#told && this.#signalling.tellMedia(states)) this.#told = text;
   }
 
@@ -219,7 +219,7 @@ export class Call extends TypedEventTarget<CallEvents> {
       await peer.setLocalDescription();
       try {
         // The other side may have begun a round meanwhile: then that one counts.
-        if (this.#signalling.isAnswerDue) throw new NegotiationError("the other side was faster");
+        if (this.#signalling.isAnswerDue) throw new NegotiationError();
         this.#signalling.renegotiate(localSdp(peer));
       } catch (error) {
         this.#round = former;
@@ -239,15 +239,15 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#remoteCandidates = new RemoteCandidates();
     this.#candidates.clear();
     this.#isAdopted = true;
-    this.#remote.forget();
+    this.#remote = new RemoteState();
     this.#follow(signalling);
     await this.#answer(signalling);
   }
 
   #follow(signalling: SignalledCall): void {
-    signalling.addEventListener("ringing", () => this.emit("ringing", undefined));
-    signalling.addEventListener("notreached", ({ detail }) => this.emit("notreached", detail));
-    signalling.addEventListener("step", ({ detail }) => this.emit("step", detail));
+    for (const name of ["ringing", "notreached", "step"] as const) {
+      signalling.addEventListener(name, ({ detail }) => this.emit(name, detail as never));
+    }
     signalling.addEventListener("answered", ({ detail }) =>
       this.#step(async (peer) => {
         await peer.setRemoteDescription({ type: "answer", sdp: detail.sdp });
@@ -322,7 +322,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#monitor = new Monitor(peer, clock, timers, quality, {
       expectsSound: () => this.#remote.sendsSound,
       hasPicture: () => this.#sent.hasPicture,
-      onQuiet: () => this.#parts.hurry(),
+      onQuiet: () => this.#parts.checkSession(),
       onLost: () => this.#lost(),
       onBack: () => this.#flows(),
       onQuality: (level) => {
@@ -333,7 +333,7 @@ export class Call extends TypedEventTarget<CallEvents> {
         this.#route = route;
         this.emit("route", route);
       },
-      onGate: (isOpen) => this.#pausePictures(!isOpen),
+      onGate: (isOpen) => this.#pauseVideo(!isOpen),
     });
     peer.addEventListener("icecandidate", ({ candidate }) => {
       if (this.#peer === peer) this.#candidates.push(candidate?.candidate ?? "");
@@ -356,7 +356,7 @@ export class Call extends TypedEventTarget<CallEvents> {
   #connectionChanged(peer: RTCPeerConnection): void {
     switch (peer.connectionState) {
       case "connected":
-        if (this.#monitor?.isLost !== true) this.#flows();
+        if (!this.#monitor?.isLost) this.#flows();
         break;
       case "disconnected":
       case "failed":
@@ -387,14 +387,14 @@ export class Call extends TypedEventTarget<CallEvents> {
 
   /** @internal The device is online again, or its network has changed: makes a new path, whether or not media is lost yet. */
   networkChanged(): void {
-    this.#parts.hurry();
+    this.#parts.checkSession();
     if (this.#isFlowing) this.restart();
-    else this.#recovery.hasten();
+    else this.#recovery.restartNow();
   }
 
-  #pausePictures(isPaused: boolean): void {
-    this.#sent.pausePictures(isPaused);
-    this.emit("picturespaused", { isPaused });
+  #pauseVideo(isPaused: boolean): void {
+    this.#sent.pauseVideo(isPaused);
+    this.emit("videopaused", { isPaused });
   }
 
   #remoteMediaChanged(): void {

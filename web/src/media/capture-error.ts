@@ -51,7 +51,7 @@ export async function captureFault(source: CaptureSource, error: unknown): Promi
 
 /** Whether access is denied for good. Both a denial and a closed question are a `NotAllowedError`. */
 async function isDenied(source: CaptureSource, error: Error): Promise<boolean> {
-  // A screen is chosen anew each time, so closing the choice denies nothing. The system's denial has a text of its own.
+  // The person chooses a screen each time, so closing the choice denies nothing. The system's denial has a text of its own.
   if (source === "screen") return /system|permissions policy/i.test(error.message);
   try {
     const { state } = await navigator.permissions.query({ name: source });

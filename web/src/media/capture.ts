@@ -53,13 +53,13 @@ export class Capture extends TypedEventTarget<CaptureEvents> {
   #isFollowing = false;
 
   /** Opens the microphone, or another one in place of the open one. Rejects with {@link CaptureError}. */
-  openMicrophone(deviceId?: string): Promise<void> {
-    return this.#openDevice("microphone", deviceId);
+  async openMicrophone(deviceId?: string): Promise<void> {
+    await this.#openDevice("microphone", deviceId);
   }
 
   /** Opens the camera, or another one in place of the open one. Rejects with {@link CaptureError}. */
-  openCamera(deviceId?: string): Promise<void> {
-    return this.#openDevice("camera", deviceId);
+  async openCamera(deviceId?: string): Promise<void> {
+    await this.#openDevice("camera", deviceId);
   }
 
   /**
@@ -116,7 +116,7 @@ export class Capture extends TypedEventTarget<CaptureEvents> {
   }
 
   /** Mutes the microphone: silence is sent. The sound of a shared screen goes on. */
-  mute(isMuted: boolean): void {
+  setMuted(isMuted: boolean): void {
     this.#isMuted = isMuted;
     const track = this.#tracks.get("microphone");
     if (track !== undefined) track.enabled = !isMuted;
@@ -164,16 +164,18 @@ export class Capture extends TypedEventTarget<CaptureEvents> {
     return this.#meter.read();
   }
 
-  async #openDevice(source: Device, deviceId: string | undefined): Promise<void> {
+  /** Returns whether the device is in use now: a later choice, or a `close`, comes first. */
+  async #openDevice(source: Device, deviceId: string | undefined): Promise<boolean> {
     const turn = this.#begin(source);
     const track = await openTrack(source, deviceId);
     // It was closed, or another device was chosen, while the person was asked.
     if (this.#opening.get(source) !== turn) {
       track.stop();
-      return;
+      return false;
     }
     if (deviceId !== undefined) this.#chosen.set(source, deviceId);
     this.#use(source, track);
+    return true;
   }
 
   #begin(source: CaptureSource): symbol {
@@ -251,12 +253,12 @@ export class Capture extends TypedEventTarget<CaptureEvents> {
     const chosen = this.#chosen.get(source);
     try {
       if (track.readyState === "ended" || (used !== undefined && !has(used))) {
-        const isReplaceable = present.length > 0;
-        if (isReplaceable) await this.#openDevice(source, undefined);
-        else this.close(source);
+        // The end of the track and the change of the devices are told apart: only one of them reports it.
+        if (present.length === 0) this.close(source);
+        else if (!(await this.#openDevice(source, undefined))) return;
         this.emit("devicelost", { source, replacement: this.#tracks.get(source)?.label });
       } else if (chosen !== undefined && chosen !== used && has(chosen)) {
-        await this.#openDevice(source, chosen);
+        if (!(await this.#openDevice(source, chosen))) return;
         this.emit("devicereturned", { source, label: this.#tracks.get(source)?.label ?? "" });
       }
     } catch (error) {

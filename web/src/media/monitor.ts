@@ -70,7 +70,9 @@ export class Monitor {
       if (this.#isStopped) return;
       // Statistics of a connection that is being closed are of no interest.
       void this.#look()
-        .catch(() => undefined)
+        .catch((error: unknown) => {
+          if (!this.#isStopped) reportError(error);
+        })
         .then(() => this.#schedule());
     });
   }

@@ -2,8 +2,9 @@
 import { MediaError } from "./media-error.js";
 import { type MediaLine, sendableSdp, transceiverOf } from "./media-profile.js";
 
-/** How often a connection is tried to be made, and how much memory is asked for in between. */
+/** Attempts to create a connection, the pause between them in milliseconds, and the bytes allocated in each to make the browser collect garbage. */
 const PEER_ATTEMPTS = 10;
+const ATTEMPT_PAUSE = 50;
 const PRESSURE = 64 * 1024 * 1024;
 
 /** How a connection is made with these servers. Throws {@link MediaError} if it needs a relay and has none. */
@@ -29,7 +30,7 @@ export async function createPeer(configuration: RTCConfiguration): Promise<RTCPe
     } catch (error) {
       if (attempt === PEER_ATTEMPTS) throw error;
       void new ArrayBuffer(PRESSURE);
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      await new Promise((resolve) => setTimeout(resolve, ATTEMPT_PAUSE));
     }
   }
 }

@@ -11,7 +11,10 @@ export type Quality = "good" | "fair" | "poor";
 /** The length of a window, in milliseconds. */
 export const QUALITY_WINDOW = 3_000;
 
-/** Below which values a window is good, and below which it is fair. What an engine does not report is passed over. */
+/**
+ * Below which values a window is good, and below which it is fair; for `bitrate`, from which on. What an engine does not
+ * report is passed over.
+ */
 export interface QualityThresholds {
   readonly roundTripMs: readonly [good: number, fair: number];
   /** Parts of the packets that were lost, from 0 to 1. */
@@ -32,6 +35,10 @@ export const QUALITY_THRESHOLDS: QualityThresholds = {
   freezes: [1, 2],
   bitrate: [500_000, 200_000],
 };
+
+/** How many windows count, and how many of them have to agree: one bad window is no change. */
+const WINDOWS = 3;
+const AGREEING = 2;
 
 const RANKS: readonly Quality[] = ["good", "fair", "poor"];
 
@@ -58,15 +65,15 @@ export class QualityMeter {
     if (last === undefined) return false;
     const window = judge(last, sample, this.#thresholds);
     if (window === undefined) return false;
-    this.#windows = [...this.#windows, window].slice(-3);
-    const agreed = RANKS.find((rank) => this.#windows.filter((other) => other === rank).length >= 2);
+    this.#windows = [...this.#windows, window].slice(-WINDOWS);
+    const agreed = RANKS.find((rank) => this.#windows.filter((other) => other === rank).length >= AGREEING);
     const next = agreed ?? this.#quality ?? window;
     const hasChanged = next !== this.#quality;
     this.#quality = next;
     return hasChanged;
   }
 
-  /** The connection was made anew: its counters begin again. */
+  /** The connection was replaced: its counters start at 0. */
   restart(): void {
     this.#last = undefined;
     this.#windows = [];

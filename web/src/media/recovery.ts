@@ -1,7 +1,7 @@
 /** Makes new paths for a call's media while it is lost. */
 import type { Clock, Timers } from "../core/clock.js";
 
-/** Both sides lose the media at once, and one new path is enough: the callee leaves the caller this time. */
+/** How long the callee waits for the caller's restart before it makes its own, in milliseconds. One restart is enough. */
 const CALLEE_DELAY = 1_000;
 /** How long a new path may take before the next one is tried, in milliseconds. */
 const RETRY_EVERY = 2_000;
@@ -30,7 +30,7 @@ export class Recovery {
   }
 
   /** Restarts at once, if the media is lost: the network has changed. */
-  hasten(): void {
+  restartNow(): void {
     if (this.#cancel !== undefined) this.#schedule(0);
   }
 

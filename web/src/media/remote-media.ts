@@ -24,11 +24,6 @@ export class RemoteState {
     this.#states = { ...this.#states, ...states };
   }
 
-  /** The other side's device begins anew: what it had told is void. */
-  forget(): void {
-    this.#states = {};
-  }
-
   /** Compares with the tracks of a connection. Returns whether something has changed. */
   update(peer: RTCPeerConnection | undefined): boolean {
     const former = this.#media;

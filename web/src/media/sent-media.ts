@@ -1,5 +1,6 @@
 /** What one side of a call sends: the tracks of a capture or of the app, without pictures while those are paused. */
 import type { MediaStates } from "../core/outbox.js";
+import type { MediaOptions } from "./call-events.js";
 import type { Capture } from "./capture.js";
 import { type LocalTracks, MEDIA_LINES, type MediaLine, transceiverOf } from "./media-profile.js";
 import { preferSound, setActive } from "./peer.js";
@@ -14,30 +15,28 @@ export class SentMedia {
   #peer: RTCPeerConnection | undefined;
   #tracks: LocalTracks = {};
   #capture: Capture | undefined;
-  #arePicturesPaused = false;
+  #isVideoPaused = false;
 
   /** Whether there is a picture to send, were it not paused. */
   get hasPicture(): boolean {
     return this.#tracks.camera != null || this.#tracks.screen != null;
   }
 
-  get arePicturesPaused(): boolean {
-    return this.#arePicturesPaused;
+  get isVideoPaused(): boolean {
+    return this.#isVideoPaused;
   }
 
   /** What the other side can hear and see. */
   get states(): MediaStates {
     const { sound, camera, screen } = this.#sent;
     const isMuted = this.#capture?.isAudible === false;
-    return {
-      sound: sound == null ? "off" : isMuted ? "muted" : "on",
-      camera: camera == null ? "off" : "on",
-      screen: screen == null ? "off" : "on",
-    };
+    const state = (track: MediaStreamTrack | null | undefined) => (track == null ? "off" : "on");
+    return { sound: sound && isMuted ? "muted" : state(sound), camera: state(camera), screen: state(screen) };
   }
 
   /** Sends what this captures until {@link close}, or these tracks. */
-  use(capture: Capture | undefined, tracks: LocalTracks): void {
+  use({ capture, tracks = {} }: MediaOptions): void {
+    this.#capture?.removeEventListener("change", this.#followCapture);
     this.#tracks = capture?.tracks ?? tracks;
     this.#capture = capture;
     capture?.addEventListener("change", this.#followCapture);
@@ -57,8 +56,8 @@ export class SentMedia {
   }
 
   /** Leaves the pictures out, or sends them again. */
-  pausePictures(isPaused: boolean): void {
-    this.#arePicturesPaused = isPaused;
+  pauseVideo(isPaused: boolean): void {
+    this.#isVideoPaused = isPaused;
     for (const line of ["camera", "screen"] as const) {
       this.#replace(line).catch(reportError);
       if (this.#peer !== undefined) void setActive(this.#peer, line, !isPaused);
@@ -70,7 +69,7 @@ export class SentMedia {
   /** Sends the sound before the pictures. Needs a connection that has been negotiated. */
   preferSound(): void {
     if (this.#peer !== undefined) {
-      void preferSound(this.#peer, this.#arePicturesPaused ? LOW_SOUND_BITRATE : undefined);
+      void preferSound(this.#peer, this.#isVideoPaused ? LOW_SOUND_BITRATE : undefined);
     }
   }
 
@@ -81,7 +80,7 @@ export class SentMedia {
   }
 
   get #sent(): LocalTracks {
-    return this.#arePicturesPaused ? { sound: this.#tracks.sound ?? null } : this.#tracks;
+    return this.#isVideoPaused ? { sound: this.#tracks.sound ?? null } : this.#tracks;
   }
 
   readonly #followCapture = () => {

@@ -21,7 +21,7 @@ export interface Sample {
   readonly freezes: number | undefined;
   /** The round trip to the other side, in milliseconds. */
   readonly roundTripMs: number | undefined;
-  /** The part of this side's packets that the other side lately did not get, from 0 to 1. */
+  /** The part of this side's packets that the other side recently did not get, from 0 to 1. */
   readonly lossOfSent: number | undefined;
   /** What the connection can carry to the other side, in bit/s. Chromium alone estimates it. */
   readonly availableBitrate: number | undefined;

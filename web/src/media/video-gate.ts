@@ -68,7 +68,7 @@ export class VideoGate {
   }
 }
 
-/** The part of the other side's sound that was lost since the last sample. Its picture takes the same link as our reports. */
+/** The part of the other side's sound that was lost since the last sample. A link that is full loses the reports of this side's loss, too. */
 function lossBetween(last: Sample | undefined, sample: Sample): number | undefined {
   const lost = (sample.soundPacketsLost ?? 0) - (last?.soundPacketsLost ?? 0);
   const received = (sample.soundPacketsReceived ?? 0) - (last?.soundPacketsReceived ?? 0);

@@ -67,6 +67,33 @@ const steps = {
     return { id: call.id, offer: (call.peerConnection?.localDescription?.sdp ?? "").length };
   },
 
+  /** Accepts every call at once, as somebody who waits for it. */
+  async acceptAll(isRelayOnly: boolean) {
+    const sound = await tone();
+    client().addEventListener("incomingcall", ({ detail }) => {
+      void detail.call.accept({ tracks: { sound }, isRelayOnly });
+    });
+  },
+
+  /** Calls somebody who accepts at once, and hangs up. Returns the times until it rang and until sound arrived. */
+  async callUntilSound(contact: string, isRelayOnly: boolean) {
+    const sound = await tone();
+    const began = performance.now();
+    const call = await client().call(contact, { tracks: { sound }, isRelayOnly });
+    let rangAfter = Number.NaN;
+    call.addEventListener("ringing", () => {
+      rangAfter = performance.now() - began;
+    });
+    const hasSound = async () =>
+      (sampleOf((await call.peerConnection?.getStats())?.values() ?? []).packetsReceived ?? 0) > 0;
+    while (!(await hasSound())) await new Promise((resolve) => setTimeout(resolve, 5));
+    const soundAfter = performance.now() - began;
+    const ended = new Promise((resolve) => call.addEventListener("ended", resolve));
+    call.hangUp();
+    await ended;
+    return { rangAfter, soundAfter };
+  },
+
   async rejoin() {
     const call = await client().rejoin({ ...(await sources()), isRelayOnly: false });
     if (call === undefined) return false;
@@ -119,6 +146,9 @@ const steps = {
       const all = await MediaDevices.prototype.enumerateDevices.call(navigator.mediaDevices);
       return all.filter((device) => !unplugged.has(device.deviceId));
     };
+    // The browser tells both of a device that goes: the end of its track, and the change.
+    const track = capture?.track("microphone");
+    if (isUnplugged && track?.getSettings().deviceId === deviceId) track.dispatchEvent(new Event("ended"));
     navigator.mediaDevices.dispatchEvent(new Event("devicechange"));
   },
 
@@ -142,7 +172,7 @@ const steps = {
   deviceOf: (source: "microphone" | "camera") => capture?.track(source)?.getSettings().deviceId,
 
   closeSource: (source: CaptureSource) => capture?.close(source),
-  mute: (isMuted: boolean) => capture?.mute(isMuted),
+  mute: (isMuted: boolean) => capture?.setMuted(isMuted),
   microphoneLevel: () => capture?.level(),
   devices: () => capture?.devices(),
   labels: () => ({
@@ -156,7 +186,7 @@ const steps = {
     quality: active?.quality,
     route: active?.route,
     remoteMedia: active?.remoteMedia,
-    arePicturesPaused: active?.arePicturesPaused,
+    isVideoPaused: active?.isVideoPaused,
   }),
 
   /** The statistics in one form, and the frames of each line of pictures. */
@@ -375,7 +405,7 @@ function follow(call: Call, began = performance.now()): void {
     "reconnecting",
     "quality",
     "route",
-    "picturespaused",
+    "videopaused",
     "ended",
   ];
   for (const name of names) {

@@ -23,7 +23,7 @@ export class ActiveCall {
   readonly route: Signal<Call["route"]> = signal(undefined);
   readonly remoteMedia: Signal<Call["remoteMedia"]> = signal({ sound: false, camera: false, screen: false });
   /** The network carries only sound for now. */
-  readonly arePicturesPaused: Signal<boolean> = signal(false);
+  readonly isVideoPaused: Signal<boolean> = signal(false);
   /** Each line of the other side by itself: an element waits for all tracks of its stream. */
   readonly sound: Signal<MediaStream | undefined> = signal(undefined);
   readonly camera: Signal<MediaStream | undefined> = signal(undefined);
@@ -83,8 +83,8 @@ export class ActiveCall {
     on("remotemedia", () => {
       this.remoteMedia.value = call.remoteMedia;
     });
-    on("picturespaused", ({ isPaused }) => {
-      this.arePicturesPaused.value = isPaused;
+    on("videopaused", ({ isPaused }) => {
+      this.isVideoPaused.value = isPaused;
     });
     on("route", () => {
       this.route.value = call.route;

@@ -50,7 +50,7 @@ export class Book {
   async lookUp(id: ContactId): Promise<void> {
     this.#setReach(id, "asking");
     try {
-      while (!(await this.#client.lookUp(id))) {
+      while (!(await this.#client.isReachable(id))) {
         if (!this.#isSettling(id)) return this.#setReach(id, "unreachable");
         await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN));
       }

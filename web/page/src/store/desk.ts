@@ -68,7 +68,7 @@ export class Desk {
     const call = active?.call;
     if (active === undefined || call === undefined || active.stage.value !== "incoming") return;
     this.sound.prepare();
-    // An answer that fails would decline the call, so this is found out while it rings.
+    // Ask before the microphone opens: without a relay, answering needs the person's permission.
     const isRelayOnly = this.#book.find(active.contact)?.isDirectAllowed !== true;
     if (isRelayOnly && !(await this.#hasRelay())) {
       active.needsDirect.value = true;
@@ -123,7 +123,7 @@ export class Desk {
   }
 
   mute(isMuted: boolean): void {
-    this.capture.mute(isMuted);
+    this.capture.setMuted(isMuted);
     this.#read();
   }
 
@@ -174,7 +174,7 @@ export class Desk {
 
   #ended(active: ActiveCall): void {
     this.capture.closeAll();
-    this.capture.mute(false);
+    this.capture.setMuted(false);
     this.sound.stop();
     const isMissed = !active.isCaller && active.connectedAt.value === undefined && active.end.value !== "hung-up";
     if (isMissed) this.#book.setMissed(active.contact, true);

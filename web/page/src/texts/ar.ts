@@ -75,7 +75,6 @@ export const ar: Texts = {
   contactWordsCompare: "قارن",
   contactRename: "الاسم على هذا الجهاز",
   contactBlock: "حظر",
-  contactUnblock: "إلغاء الحظر",
   contactBlockHelp: "تظهر غير متصل لمن تحظره.",
   contactRemove: "إزالة",
   contactRemoveSure: "إزالة {name}؟ سيلزم الاقتران من جديد.",
@@ -171,7 +170,6 @@ export const ar: Texts = {
   callBack: "عاود الاتصال",
   callWith: "في مكالمة مع {name}",
   callFrom: "{name} يتصل",
-  callWords: "الكلمات",
 
   end_hung_up: "انتهت المكالمة",
   end_peer_hung_up: "انتهت المكالمة",
@@ -309,7 +307,6 @@ export const ar: Texts = {
   pathTheirNode: "عقدة الآخر",
   pathLookUp: "العقد الحافظة",
   pathMs: "{ms} م‌ث",
-  pathMessages: "رسائل المكالمة",
   pathMedia: "الصوت والصورة",
   pathDirect: "مباشرة",
   pathRelayed: "عبر مرحِّل",

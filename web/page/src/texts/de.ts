@@ -79,7 +79,6 @@ export const de: Texts = {
   contactWordsCompare: "Vergleichen",
   contactRename: "Name auf diesem Gerät",
   contactBlock: "Blockieren",
-  contactUnblock: "Nicht mehr blockieren",
   contactBlockHelp: "Für blockierte Kontakte bist du offline.",
   contactRemove: "Entfernen",
   contactRemoveSure: "{name} entfernen? Ihr müsstet euch neu koppeln.",
@@ -176,7 +175,6 @@ export const de: Texts = {
   callBack: "Zurückrufen",
   callWith: "Im Anruf mit {name}",
   callFrom: "{name} ruft an",
-  callWords: "Wörter",
 
   end_hung_up: "Anruf beendet",
   end_peer_hung_up: "Anruf beendet",
@@ -324,7 +322,6 @@ export const de: Texts = {
   pathTheirNode: "Ihr Knoten",
   pathLookUp: "Heimatknoten",
   pathMs: "{ms} ms",
-  pathMessages: "Nachrichten des Anrufs",
   pathMedia: "Ton und Bild",
   pathDirect: "direkt",
   pathRelayed: "über ein Relais",

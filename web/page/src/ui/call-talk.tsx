@@ -60,7 +60,7 @@ export function TalkView({ active, name }: { active: ActiveCall; name: string })
         {active.stage.value === "connected" && !active.remoteMedia.value.sound && (
           <p class="talk-note">{t("callRemoteSilent", { name })}</p>
         )}
-        {active.arePicturesPaused.value && <p class="talk-note">{t("callPicturesPaused")}</p>}
+        {active.isVideoPaused.value && <p class="talk-note">{t("callPicturesPaused")}</p>}
         {desk.isMuted.value && <p class="talk-note">{t("callMuted")}</p>}
         {contact && <WordsCard contact={contact} onDone={() => undefined} />}
         {panel === "devices" && <DeviceMenu />}

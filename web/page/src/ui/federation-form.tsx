@@ -1,5 +1,4 @@
 /** The fields of a federation. */
-import { useState } from "preact/hooks";
 import { type Federation, type FederationFault, linesOf } from "../store/federation.js";
 import { keyOf, t } from "../texts/texts.js";
 import { Field, Switch } from "./controls.js";
@@ -36,11 +35,6 @@ export function federationOf(texts: FederationTexts): Federation {
     dnsProviders: linesOf(dnsProviders),
     isPrivate,
   };
-}
-
-/** The state of the fields. */
-export function useFederationTexts(federation: Federation) {
-  return useState(() => textsOf(federation));
 }
 
 interface Props {
