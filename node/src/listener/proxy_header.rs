@@ -15,8 +15,14 @@ const MAX_HEADER: usize = 1024;
 const MAX_LINE: usize = 107;
 /// Pause before an incomplete header is looked at again. Senders send it at once, so this is rare.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// What a header of version 1 begins with, and one of version 2, with the maximum length of each.
-const SIGNATURES: [(&[u8], usize); 2] = [(b"PROXY ", MAX_LINE), (b"\r\n\r\n\0\r\nQUIT\n", MAX_HEADER)];
+/// What a header of version 1 begins with, and one of version 2, with the maximum length of each. The protocol is part of it:
+/// a client of an HTTP proxy may send a request with the method `PROXY`.
+const SIGNATURES: [(&[u8], usize); 4] = [
+    (b"PROXY TCP4 ", MAX_LINE),
+    (b"PROXY TCP6 ", MAX_LINE),
+    (b"PROXY UNKNOWN\r\n", MAX_LINE),
+    (b"\r\n\r\n\0\r\nQUIT\n", MAX_HEADER),
+];
 
 /// The start of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +45,11 @@ fn parse(input: &[u8]) -> Option<Start> {
     let Some((signature, max)) = SIGNATURES.into_iter().find(is_begun) else { return Some(Start::None) };
     if input.len() < signature.len() {
         return None;
+    }
+    // A request may name `TCP4` as its target: then no address follows, but the version of HTTP.
+    let is_request = |next: &u8| signature.ends_with(b" ") && !next.is_ascii_hexdigit() && *next != b':';
+    if input.get(signature.len()).is_some_and(is_request) {
+        return Some(Start::None);
     }
     // Parse only `max` bytes, so that the result doesn't depend on how the header is split into reads.
     let head = &input[..input.len().min(max)];
@@ -99,7 +110,7 @@ mod tests {
     /// A header of version 2: its command and family, and what comes after its length.
     fn version_2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let len = u16::try_from(rest.len()).expect("a short header").to_be_bytes();
-        [SIGNATURES[1].0, &[command, family], &len, rest].concat()
+        [SIGNATURES[3].0, &[command, family], &len, rest].concat()
     }
 
     const IPV4: &[u8] = &[203, 0, 113, 7, 127, 0, 0, 1, 0x14, 0x03, 0x22, 0x06];
@@ -142,6 +153,10 @@ mod tests {
         for other in [&tls[..], &stun, b"GET / HTTP/1.1\r\n", b"POST", b"\r\nGET", b"PROX ", b"\r\n\r\nGET"] {
             assert_eq!(parse(other), Some(Start::None), "{other:?}");
         }
+        // Requests of a client that tries to look like the proxy.
+        for request in ["PROXY / HTTP/1.1\r\n", "PROXY TCP4 HTTP/1.1\r\n", "PROXY UNKNOWN HTTP/1.1\r\n"] {
+            assert_eq!(parse(request.as_bytes()), Some(Start::None), "{request}");
+        }
     }
 
     #[test]
@@ -150,7 +165,6 @@ mod tests {
         for wrong in [
             &b"PROXY TCP4 203.0.113.999 127.0.0.1 5123 8710\r\n"[..],
             b"PROXY TCP4 2001:db8::9 ::1 5123 8710\r\n",
-            b"PROXY UDP4 203.0.113.7 127.0.0.1 5123 8710\r\n",
             &[b"PROXY TCP4 ", &[b'1'; 100][..]].concat(),
             &version_2(0x11, 0x11, IPV4),
             &version_2(0x21, 0x41, IPV4),

@@ -62,7 +62,7 @@ addEventListener("hashchange", () => {
   hideFragment();
   const session = app.session.value;
   if (session === undefined) app.link.value = link;
-  else session.openLink(link);
+  else session.offerLink(link);
 });
 
 listenForPanic(app, () => ({ title: t("neutralTitle"), text: t("neutralText") }));

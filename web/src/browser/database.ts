@@ -53,12 +53,17 @@ export class Database {
   readonly cache: CacheStore;
   readonly #name: string;
   #opened: Promise<IDBPDatabase> | undefined;
+  /** After a wipe nothing is written until a client uses the profile again. */
+  #isWiped = false;
 
   /** `name` tells profiles of one site apart. Nothing is opened yet. */
   constructor(name: string) {
     this.#name = name;
     this.profile = {
-      acquire: () => acquire(`chappe ${name}`),
+      acquire: () => {
+        this.#isWiped = false;
+        return acquire(`chappe ${name}`);
+      },
       load: () => this.#loadProfile(),
       save: (profile) => this.#saveProfile(profile),
       wipe: () => this.wipe(),
@@ -101,6 +106,7 @@ export class Database {
 
   /** Deletes the database. The browser may keep remains in its files until it tidies them up. */
   async wipe(): Promise<void> {
+    this.#isWiped = true;
     const opened = this.#open();
     this.#opened = undefined;
     const database = await opened;
@@ -111,6 +117,7 @@ export class Database {
   }
 
   async #saveProfile(profile: ProfileData): Promise<void> {
+    if (this.#isWiped) return;
     const { privateKey, publicKey } = profile.identity;
     const identityBytes = profile.identityBytes ?? (privateKey instanceof Uint8Array ? privateKey : undefined);
     const plain: PlainProfile = {

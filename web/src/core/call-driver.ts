@@ -45,6 +45,13 @@ const MAX_RECORDS = 16;
 /** The most records with one contact, so that no contact can fill the table with calls that are rejected. */
 const MAX_RECORDS_OF_A_CONTACT = 4;
 
+/** The messages of the outputs that send one. */
+const FIRST_MESSAGES = {
+  send_offer: { type: "offer" },
+  send_answer: { type: "answer" },
+  send_reject: { type: "reject", isBusy: false },
+} as const;
+
 /** An action on a call failed. Nothing was sent. */
 export class CallActionError extends Error {
   override readonly name = "CallActionError";
@@ -165,21 +172,16 @@ export class CallDriver implements CallActions {
         case "send":
           this.#queue(record, output.message);
           break;
-        case "offer": {
-          const { round, sdp, rollBack } = output;
-          handle?.emit("description", { description: { type: "offer", sdp }, round, mustRollBack: rollBack });
-          break;
-        }
+        case "offer":
         case "answer": {
-          const { round, sdp } = output;
-          handle?.emit("description", { description: { type: "answer", sdp }, round, mustRollBack: false });
+          const { type, round, sdp } = output;
+          const mustRollBack = output.type === "offer" && output.rollBack;
+          handle?.emit("description", { description: { type, sdp }, round, mustRollBack });
           break;
         }
         case "candidates":
-          handle?.emit("candidates", { candidates: output.candidates, round: output.round });
-          break;
         case "unanswered":
-          handle?.emit("unanswered", { round: output.round });
+          handle?.emit(output.type, output as never);
           break;
         case "refused":
           break;
@@ -370,13 +372,9 @@ export class CallDriver implements CallActions {
       const handle = this.#handles.get(output.call);
       switch (output.type) {
         case "send_offer":
-          if (record !== undefined) this.#queue(record, { type: "offer" });
-          break;
         case "send_answer":
-          if (record !== undefined) this.#queue(record, { type: "answer" });
-          break;
         case "send_reject":
-          if (record !== undefined) this.#queue(record, { type: "reject", isBusy: false });
+          if (record !== undefined) this.#queue(record, FIRST_MESSAGES[output.type]);
           break;
         case "send_busy":
           record?.end(now);
@@ -391,8 +389,6 @@ export class CallDriver implements CallActions {
           if (handle !== undefined && contact !== undefined) {
             this.#parts.onIncoming(handle, contact, output.type === "rejoin" ? rejoins : undefined);
           }
-          break;
-        case "report_answer":
           break;
         case "stop_gathering":
           handle?.emit("stopgathering", undefined);

@@ -168,6 +168,8 @@ export class Call extends TypedEventTarget<CallEvents> {
     }
     const { iceServers, ttl } = await this.#parts.iceServers();
     const peer = await createPeer(peerConfiguration(iceServers, this.#isRelayOnly));
+    // The other side's device may have been loaded again meanwhile: the newer call has a connection of its own.
+    if (this.#signalling !== signalling) return peer.close();
     this.#use(peer, ttl);
     try {
       await peer.setRemoteDescription({ type: "offer", sdp });
@@ -298,8 +300,9 @@ export class Call extends TypedEventTarget<CallEvents> {
   async #renegotiated(peer: RTCPeerConnection, description: Description, round: number): Promise<void> {
     // A newer round has begun while this one waited for its turn.
     if (round !== this.#signalling.round) return;
-    if (description.type === "offer" && !isOfProfile(description.sdp)) return;
-    await peer.setRemoteDescription({ type: description.type, sdp: description.sdp });
+    if (description.type === "offer" && !isOfProfile(description.sdp)) return this.hangUp();
+    // No round can follow one that cannot be applied, so nothing could recover the call.
+    await peer.setRemoteDescription(description).catch(() => this.hangUp());
     if (description.type === "offer") {
       this.#round = round;
       await peer.setLocalDescription();
@@ -322,9 +325,11 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#monitor = new Monitor(peer, clock, timers, quality, {
       expectsSound: () => this.#remote.sendsSound,
       hasPicture: () => this.#sent.hasPicture,
-      onQuiet: () => this.#parts.checkSession(),
-      onLost: () => this.#lost(),
-      onBack: () => this.#flows(),
+      onSound: (change) => {
+        if (change === "quiet") this.#parts.checkSession();
+        else if (change === "lost") this.#lost();
+        else this.#flows();
+      },
       onQuality: (level) => {
         this.#quality = level;
         this.emit("quality", { quality: level });
@@ -427,12 +432,13 @@ export class Call extends TypedEventTarget<CallEvents> {
 
   #release(peer: RTCPeerConnection | undefined): void {
     if (peer === undefined) return;
-    if (this.#peer === peer) this.#peer = undefined;
+    // The browser allows 500 connections, and counts closed ones until they are collected: nothing may refer to one.
+    peer.close();
+    if (this.#peer !== peer) return;
+    this.#peer = undefined;
     this.#monitor?.stop();
     this.#recovery.stop();
     this.#renewal?.stop();
-    // The browser allows 500 connections, and counts closed ones until they are collected: nothing may refer to one.
-    peer.close();
     for (const track of this.remoteStream.getTracks()) this.remoteStream.removeTrack(track);
   }
 }

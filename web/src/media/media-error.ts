@@ -8,6 +8,6 @@
 export class MediaError extends Error {
   override readonly name = "MediaError";
   constructor(readonly code: "no-relay" | "not-of-the-profile") {
-    super(code === "no-relay" ? "the node names no relay for media" : "the description is not of the media profile");
+    super(code === "no-relay" ? "the node names no relay" : "not of the media profile");
   }
 }

@@ -17,10 +17,8 @@ export interface MonitorHandlers {
   expectsSound(): boolean | undefined;
   /** Whether this side has a picture to send. */
   hasPicture(): boolean;
-  /** Media may be lost: no sound has arrived for a moment. */
-  onQuiet(): void;
-  onLost(): void;
-  onBack(): void;
+  /** Sound has stopped to arrive: for a moment, or so long that media counts as lost. Or it arrives again. */
+  onSound(change: "quiet" | "lost" | "back"): void;
   onQuality(quality: Quality): void;
   onRoute(route: Route): void;
   /** The pictures may be sent, or have to be left out. */
@@ -53,7 +51,7 @@ export class Monitor {
     this.#timers = timers;
     this.#meter = new QualityMeter(thresholds);
     this.#handlers = handlers;
-    this.#schedule();
+    void this.#run();
   }
 
   /** Whether sound has stopped to arrive. */
@@ -65,16 +63,12 @@ export class Monitor {
     this.#isStopped = true;
   }
 
-  #schedule(): void {
-    this.#timers.at(this.#clock.now() + WATCH_EVERY, () => {
-      if (this.#isStopped) return;
-      // Statistics of a connection that is being closed are of no interest.
-      void this.#look()
-        .catch((error: unknown) => {
-          if (!this.#isStopped) reportError(error);
-        })
-        .then(() => this.#schedule());
-    });
+  async #run(): Promise<void> {
+    while (!this.#isStopped) {
+      await this.#timers.until(this.#clock.now() + WATCH_EVERY);
+      // Statistics can fail while the connection closes.
+      await this.#look().catch((error: unknown) => this.#isStopped || reportError(error));
+    }
   }
 
   async #look(): Promise<void> {
@@ -85,9 +79,7 @@ export class Monitor {
     const isConnected = this.#peer.connectionState === "connected";
     const isExpected = this.#handlers.expectsSound();
     const change = this.#watchdog.observe({ packets, isExpected, isConnected }, now);
-    if (change === "quiet") this.#handlers.onQuiet();
-    if (change === "lost") this.#handlers.onLost();
-    if (change === "back") this.#handlers.onBack();
+    if (change !== undefined) this.#handlers.onSound(change);
     if (now - this.#sampledAt < SAMPLE_EVERY) return;
     this.#sampledAt = now;
     const entries = [...(await this.#peer.getStats()).values()];

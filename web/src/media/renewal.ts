@@ -44,11 +44,12 @@ export class Renewal {
   async #renew(): Promise<void> {
     try {
       const { iceServers, ttl } = await this.#request();
+      if (ttl <= 0) throw new Error();
       if (this.#isStopped) return;
       this.#use(iceServers);
       this.schedule(ttl);
     } catch {
-      // No node answers, or it names no relay now. The call keeps what it has meanwhile.
+      // No node answers, or it names no relay or no lifetime. The call keeps what it has meanwhile.
       this.schedule(SHORTEST_PAUSE / 1000);
     }
   }

@@ -66,6 +66,10 @@ test.skipIf(!isInstalled)("without a relay, a call waits for leave to show the a
   await ada.click("callHangUp");
   await bob.sees("end_peer_hung_up");
   await bob.click("close");
+  // That was for one call. The others are allowed to.
+  await bob.openContact("Ada");
+  expect(await bob.page.getByRole("switch", { name: bob.text("contactRelay") }).isChecked()).toBe(true);
+  await bob.allowDirect("Ada");
 });
 
 test.skipIf(!isInstalled)(

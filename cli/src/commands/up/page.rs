@@ -2,6 +2,7 @@
 
 use std::{
     env, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -84,9 +85,13 @@ pub(super) fn print_failure(error: &anyhow::Error, output: Output) {
     output.print(&format!("page      {error}"), &PageLine { event: "page", urls: None, error: Some(&error) });
 }
 
-/// The folder `web/` of the repository that this folder is in.
+/// The folder `web/` of the repository that this folder is in. Its files are run, so they have to belong to this user or to
+/// this folder's owner: anybody else could put them into a folder above, such as `/tmp`.
 fn find_web(from: &Path) -> Option<PathBuf> {
-    from.ancestors().map(|folder| folder.join("web")).find(|web| web.join(TOOL).is_file())
+    let owners = [rustix::process::getuid().as_raw(), from.metadata().ok()?.uid()];
+    let is_own = |path: PathBuf| path.metadata().is_ok_and(|meta| meta.is_file() && owners.contains(&meta.uid()));
+    let is_repository = |folder: &&Path| is_own(folder.join("Cargo.toml")) && is_own(folder.join("web").join(TOOL));
+    from.ancestors().find(is_repository).map(|folder| folder.join("web"))
 }
 
 fn missing(error: io::Error) -> anyhow::Error {

@@ -7,6 +7,9 @@ export type Stage = "incoming" | "calling" | "ringing" | "connecting" | "connect
 /** Why a call did not come about, apart from what the other side and the network did. */
 export type CallFault = "no-relay" | "not-of-the-profile" | "busy-here" | "not-connected" | "failed";
 
+/** The last steps that are kept: a call has about twenty, and a contact can cause more. */
+const MAX_STEPS = 100;
+
 export class ActiveCall {
   readonly contact: ContactId;
   readonly isCaller: boolean;
@@ -75,7 +78,7 @@ export class ActiveCall {
       this[line].value = new MediaStream([track]);
     });
     on("step", (step) => {
-      this.steps.value = [...this.steps.value, step];
+      this.steps.value = [...this.steps.value, step].slice(-MAX_STEPS);
     });
     on("quality", () => {
       this.quality.value = call.quality;

@@ -1,8 +1,8 @@
 /** The page: its settings and the profile in use. Knows no framework, so that it can be tested without one. */
 import { Client, ProfileFileError } from "@chappe/client";
-import { batch, type Signal, signal } from "@preact/signals-core";
+import { type Signal, signal } from "@preact/signals-core";
 import { deleteDB } from "idb";
-import { type Federation, type Fragment, isSameFederation, NO_FEDERATION, namesNodes } from "./federation.js";
+import { type Federation, type Fragment, faultOf, isSameFederation, NO_FEDERATION, namesNodes } from "./federation.js";
 import { CallLog } from "./log.js";
 import { databaseOf, Session } from "./session.js";
 import { SettingsStore } from "./settings.js";
@@ -50,17 +50,24 @@ export class App {
     const { federation, name } = this.settings.value.value;
     if (federation === undefined) return;
     const offered = this.offered.value;
-    if (offered !== undefined && (!namesNodes(offered) || isSameFederation(offered, federation))) {
+    if (offered !== undefined && (faultOf(offered) !== undefined || isSameFederation(offered, federation))) {
       this.offered.value = undefined;
     }
-    this.#open({ federation, name, isExportable: false });
+    const link = this.link.value;
+    this.link.value = undefined;
+    this.#open({ federation, name, isExportable: false, link: undefined });
+    // Whoever made the browser open this address must not become a contact by that: the person has to say so.
+    if (link !== undefined) this.session.value?.offerLink(link);
   }
 
   async firstStart({ federation: entered, name, rings, isExportable }: FirstStart): Promise<void> {
     const federation = await this.#withLink(entered);
     this.offered.value = undefined;
     await this.settings.change({ federation, name, rings });
-    this.#open({ federation, name, isExportable });
+    const link = this.link.value;
+    this.link.value = undefined;
+    this.#open({ federation, name, isExportable, link });
+    if (link !== undefined) this.session.value?.openLink(link);
   }
 
   /** Uses the profile of an exported file. Rejects with `ProfileFileError`. */
@@ -75,7 +82,7 @@ export class App {
     await this.settings.change({ federation });
     const { name } = this.settings.value.value;
     await this.session.value?.client.close();
-    this.#open({ federation, name, isExportable: false });
+    this.#open({ federation, name, isExportable: false, link: undefined });
   }
 
   /** Deletes everything that this page has stored in the browser. */
@@ -88,15 +95,18 @@ export class App {
     session?.desk.sound.stop();
     session?.desk.hangUp();
     session?.pairing.cancel();
-    await wiped;
-    // `client.wipe` first says goodbye to the node. The keys go now; it deletes what it has written meanwhile.
-    await deleteDB(databaseOf(this.#profile));
-    await session?.client.wipe();
-    for (const { name } of await indexedDB.databases()) if (name && OWN_DATABASE.test(name)) await deleteDB(name);
-    for (const name of (await globalThis.caches?.keys()) ?? []) {
-      if (name.startsWith(OWN_CACHE)) await caches.delete(name);
-    }
-    await (await navigator.serviceWorker?.getRegistration())?.unregister();
+    const profile = session === undefined ? deleteDB(databaseOf(this.#profile)) : session.client.wipe();
+    // One that fails must not keep the others.
+    await Promise.allSettled([wiped, profile]);
+    const databases = (await indexedDB.databases()).map(({ name }) => name);
+    const own = databases.filter((name) => name !== undefined && OWN_DATABASE.test(name));
+    const cached = ((await globalThis.caches?.keys()) ?? []).filter((name) => name.startsWith(OWN_CACHE));
+    const worker = navigator.serviceWorker?.getRegistration().then((registration) => registration?.unregister());
+    await Promise.allSettled([
+      ...own.map((name) => deleteDB(name as string)),
+      ...cached.map((name) => caches.delete(name)),
+      worker,
+    ]);
   }
 
   /** Wipes, and begins with the first start. */
@@ -117,15 +127,10 @@ export class App {
     return { ...federation, ...found };
   }
 
-  #open(options: { federation: Federation; name: string; isExportable: boolean }): void {
-    const link = this.link.value;
-    const session = new Session({ ...options, profile: this.#profile, link }, this.#vault, this.settings, this.log);
-    batch(() => {
-      this.session.value = session;
-      this.link.value = undefined;
-    });
+  #open(options: { federation: Federation; name: string; isExportable: boolean; link: string | undefined }): void {
+    const session = new Session({ ...options, profile: this.#profile }, this.#vault, this.settings, this.log);
+    this.session.value = session;
     session.start().catch(reportError);
-    if (link !== undefined) session.openLink(link);
   }
 }
 

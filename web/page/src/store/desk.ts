@@ -51,7 +51,7 @@ export class Desk {
     const active = this.#begin(new ActiveCall(contact, true));
     await this.#open("microphone");
     if (withCamera && !active.isOver) await this.#open("camera");
-    if (active.isOver) return this.capture.closeAll();
+    if (active.isOver) return;
     try {
       const call = await this.#client.call(contact, { capture: this.capture });
       active.follow(call);
@@ -64,12 +64,21 @@ export class Desk {
 
   /** Answers the incoming call. Call it in the click itself. */
   async accept(withCamera: boolean): Promise<void> {
+    await this.#accept(withCamera, false);
+  }
+
+  /** Answers, and lets the caller see this device's address in this call. Call it in the click itself. */
+  async acceptDirect(): Promise<void> {
+    await this.#accept(false, true);
+  }
+
+  async #accept(withCamera: boolean, isDirect: boolean): Promise<void> {
     const active = this.active.value;
     const call = active?.call;
     if (active === undefined || call === undefined || active.stage.value !== "incoming") return;
     this.sound.prepare();
     // Ask before the microphone opens: without a relay, answering needs the person's permission.
-    const isRelayOnly = this.#book.find(active.contact)?.isDirectAllowed !== true;
+    const isRelayOnly = !isDirect && this.#book.find(active.contact)?.isDirectAllowed !== true;
     if (isRelayOnly && !(await this.#hasRelay())) {
       active.needsDirect.value = true;
       return;
@@ -78,22 +87,13 @@ export class Desk {
     active.accepting();
     await this.#open("microphone");
     if (withCamera && !active.isOver) await this.#open("camera");
-    if (active.isOver) return this.capture.closeAll();
+    if (active.isOver) return;
     try {
       await call.accept({ capture: this.capture, isRelayOnly });
     } catch (error) {
       call.decline();
       this.#fail(active, error);
     }
-  }
-
-  /** Lets the caller see this device's address, and answers. Call it in the click itself. */
-  async acceptDirect(withCamera: boolean): Promise<void> {
-    const active = this.active.value;
-    if (active === undefined) return;
-    this.sound.prepare();
-    await this.#client.allowDirect(active.contact, true);
-    await this.accept(withCamera);
   }
 
   /** Comes back into the call in which the page was loaded again. */
@@ -166,6 +166,14 @@ export class Desk {
 
   #ring(call: Call): void {
     const former = this.active.value;
+    if (former !== undefined && !former.isOver) {
+      // A call is being placed, which the library does not know yet. Of the same contact, this one takes its place.
+      if (former.contact !== call.contact) {
+        call.decline();
+        return;
+      }
+      former.finish("glare");
+    }
     const active = this.#begin(new ActiveCall(call.contact, false));
     active.follow(call);
     // Both have called at once, so this side has already agreed to talk.
@@ -173,9 +181,12 @@ export class Desk {
   }
 
   #ended(active: ActiveCall): void {
-    this.capture.closeAll();
-    this.capture.setMuted(false);
-    this.sound.stop();
+    // Another call may use them by now.
+    if (this.active.value === active) {
+      this.capture.closeAll();
+      this.capture.setMuted(false);
+      this.sound.stop();
+    }
     const isMissed = !active.isCaller && active.connectedAt.value === undefined && active.end.value !== "hung-up";
     if (isMissed) this.#book.setMissed(active.contact, true);
     if (!this.#settings.value.value.keepsLog) return;

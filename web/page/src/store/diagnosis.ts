@@ -1,8 +1,7 @@
 /** «Why doesn't it work»: one line for each thing that a call needs, with what was found. */
 import type { Client, SourceReport } from "@chappe/client";
-import { type Capture, CaptureError, type CaptureFault } from "@chappe/client/capture";
+import { Capture, CaptureError, type CaptureFault } from "@chappe/client/capture";
 import { type Signal, signal } from "@preact/signals-core";
-import type { Desk } from "./desk.js";
 import type { Network } from "./network.js";
 import { triesRelay } from "./relay-check.js";
 
@@ -62,12 +61,10 @@ export class Diagnosis {
   readonly level: Signal<number> = signal(0);
   readonly #client: Client;
   readonly #network: Network;
-  readonly #desk: Desk;
 
-  constructor({ client, network, desk }: { client: Client; network: Network; desk: Desk }) {
+  constructor({ client, network }: { client: Client; network: Network }) {
     this.#client = client;
     this.#network = network;
-    this.#desk = desk;
   }
 
   /** Checks everything again. */
@@ -130,16 +127,19 @@ export class Diagnosis {
   }
 
   async #checkDevices(): Promise<void> {
-    const { capture } = this.#desk;
-    const isIdle = this.#desk.active.value === undefined;
-    this.#set("microphone", await tried(() => this.#listen(capture)));
-    this.#set("camera", await tried(() => look(capture)));
-    if (isIdle && this.#desk.active.value === undefined) capture.closeAll();
+    // Not the devices of calls: what is tried here must not be sent to anybody.
+    const capture = new Capture();
+    try {
+      this.#set("microphone", await tried(() => this.#listen(capture)));
+      this.#set("camera", await tried(() => look(capture)));
+    } finally {
+      capture.closeAll();
+    }
   }
 
   /** Whether the microphone delivers any sound. */
   async #listen(capture: Capture): Promise<Found> {
-    if (capture.track("microphone") === undefined) await capture.openMicrophone();
+    await capture.openMicrophone();
     let loudest = 0;
     const until = Date.now() + LISTEN;
     while (Date.now() < until) {
@@ -149,9 +149,7 @@ export class Diagnosis {
     }
     this.level.value = 0;
     const details = [capture.track("microphone")?.label ?? ""];
-    return loudest > SOUND || capture.isMuted
-      ? { verdict: "good", details }
-      : { verdict: "bad", cause: "silent", details };
+    return loudest > SOUND ? { verdict: "good", details } : { verdict: "bad", cause: "silent", details };
   }
 
   async #checkLocalNetwork(): Promise<void> {
@@ -173,7 +171,7 @@ function line(id: CheckId, { verdict, cause, details = [] }: Found): Check {
 }
 
 async function look(capture: Capture): Promise<Found> {
-  if (capture.track("camera") === undefined) await capture.openCamera();
+  await capture.openCamera();
   return { verdict: "good", details: [capture.track("camera")?.label ?? ""] };
 }
 

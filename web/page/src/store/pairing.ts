@@ -27,6 +27,8 @@ export interface Shown {
 }
 
 export class Pairing {
+  /** A link that the page was opened with. */
+  readonly offered: Signal<string | undefined> = signal(undefined);
   readonly shown: Signal<Shown | undefined> = signal(undefined);
   readonly isBusy: Signal<boolean> = signal(false);
   readonly fault: Signal<PairFault | undefined> = signal(undefined);
@@ -70,6 +72,7 @@ export class Pairing {
   cancel(): void {
     this.#abort.abort();
     this.#abort = new AbortController();
+    this.offered.value = undefined;
     this.shown.value = undefined;
     this.isBusy.value = false;
     this.fault.value = undefined;

@@ -44,6 +44,7 @@ export function showOutside(session: Session, settings: SettingsStore, texts: Ca
   });
 
   return () => {
+    showMediaSession(undefined, () => {});
     stopTitle();
     stopRing();
     stopRinging?.();

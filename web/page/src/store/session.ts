@@ -63,10 +63,17 @@ export class Session {
     if (screen.name === "contact") void this.book.lookUp(screen.id);
   }
 
-  /** Pairs by a link that the page was opened with. */
+  /** Pairs by a link that the page was opened with at its first start. */
   openLink(link: string): void {
     this.show({ name: "pair" });
     void this.pairing.enter(link);
+  }
+
+  /** Shows a link that the page was opened with, for the person to pair by it. Not during a call. */
+  offerLink(link: string): void {
+    if (this.desk.active.value !== undefined) return;
+    this.show({ name: "pair" });
+    this.pairing.offered.value = link;
   }
 
   #paired({ contact, words }: PairedContact): void {

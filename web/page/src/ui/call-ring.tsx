@@ -12,7 +12,6 @@ export function RingView({ active, name, stage }: { active: ActiveCall; name: st
   const { desk } = useSession();
   const isIncoming = stage === "incoming";
   const needsDirect = isIncoming && active.needsDirect.value;
-  const accept = (withCamera: boolean) => void (needsDirect ? desk.acceptDirect(withCamera) : desk.accept(withCamera));
   return (
     <main class="call ring" data-stage={stage}>
       <div class="ring-who">
@@ -35,13 +34,19 @@ export function RingView({ active, name, stage }: { active: ActiveCall; name: st
         {isIncoming ? (
           <>
             <CallButton icon="hangUp" label={t("callDecline")} kind="danger" onClick={() => desk.hangUp()} />
-            <CallButton icon="camera" label={t("callAcceptVideo")} onClick={() => accept(true)} />
-            <CallButton
-              icon="phone"
-              label={t(needsDirect ? "callAcceptDirect" : "callAccept")}
-              kind="go"
-              onClick={() => accept(false)}
-            />
+            {needsDirect ? (
+              <CallButton
+                icon="phone"
+                label={t("callAcceptDirect")}
+                kind="go"
+                onClick={() => void desk.acceptDirect()}
+              />
+            ) : (
+              <>
+                <CallButton icon="camera" label={t("callAcceptVideo")} onClick={() => void desk.accept(true)} />
+                <CallButton icon="phone" label={t("callAccept")} kind="go" onClick={() => void desk.accept(false)} />
+              </>
+            )}
           </>
         ) : (
           <CallButton icon="hangUp" label={t("callCancel")} kind="danger" onClick={() => desk.hangUp()} />

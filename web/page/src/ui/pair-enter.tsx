@@ -8,7 +8,11 @@ import { Button, Field } from "./controls.js";
 
 export function PairEnter() {
   const { pairing } = useSession();
-  const [text, setText] = useState("");
+  const offered = pairing.offered.value;
+  const [text, setText] = useState(offered ?? "");
+  useEffect(() => {
+    if (offered !== undefined) setText(offered);
+  }, [offered]);
   const [isScanning, setIsScanning] = useState(false);
   const isBusy = pairing.isBusy.value;
   const stop = useCallback(() => setIsScanning(false), []);

@@ -107,14 +107,16 @@ export function Welcome() {
 
 /** The federation that the page's address names, for people to look at before they use it. */
 export function OfferedFederation({ federation }: { federation: Federation }) {
+  const { registries, nodes, dnsNames, dnsProviders, roots, isPrivate } = federation;
   return (
     <div class="found">
       <p>{t("welcomeFound")}</p>
-      {[...federation.registries, ...federation.nodes, ...federation.dnsNames].map((text) => (
+      {[registries, nodes, dnsNames, dnsProviders, roots].flat().map((text) => (
         <p key={text} dir="ltr" class="code">
           {text}
         </p>
       ))}
+      {isPrivate && <p>{t("federationPrivate")}</p>}
     </div>
   );
 }
