@@ -83,6 +83,19 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await b.run("close");
   }, 60_000);
 
+  test("is wiped by another page of it, and not written again by the first", async () => {
+    const a = await open();
+    await a.run("start", options());
+    const b = await a.sibling();
+    await expect(b.run("start", options())).rejects.toThrow(/another page or client uses this profile/);
+    await b.run("wipe");
+    // Closing records that there is no call.
+    await a.run("close");
+    expect(await a.run("databases")).toEqual([]);
+    await a.run("wipe");
+    expect(await a.run("databases")).toEqual([]);
+  }, 60_000);
+
   test("exports a profile that was created for it, and reads it with the right passphrase alone", async () => {
     const [a, b] = [await open(), await open()];
     await a.run("start", { ...options(), name: "Ada", isExportable: true });

@@ -89,11 +89,9 @@ export class Database {
       upgrade: (database) => {
         database.createObjectStore(STORE);
       },
-      // Another tab wipes the profile, or the browser closes the database.
-      blocking: (_current, _blocked, event) => {
-        (event.target as IDBDatabase).close();
-        this.#opened = undefined;
-      },
+      // Another tab wipes the profile. This one must not write it again, so the closed database stays in use.
+      blocking: (_current, _blocked, event) => (event.target as IDBDatabase).close(),
+      // The browser closes the database.
       terminated: () => {
         this.#opened = undefined;
       },
@@ -107,6 +105,8 @@ export class Database {
   /** Deletes the database. The browser may keep remains in its files until it tidies them up. */
   async wipe(): Promise<void> {
     this.#isWiped = true;
+    // Another tab may have closed the one in use.
+    this.#opened = undefined;
     const opened = this.#open();
     this.#opened = undefined;
     const database = await opened;
