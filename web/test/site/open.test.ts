@@ -106,3 +106,42 @@ test.skipIf(!isInstalled)(
   },
   60_000,
 );
+
+test.skipIf(!isInstalled)(
+  "a link pairs nobody with a profile that exists until the person says so, and a federation is shown whole",
+  async () => {
+    const fragment = fragmentOf(federation);
+    const [ada, bob] = await Promise.all(
+      ["Ada", "Bob"].map((name) => Visitor.open(browser, name, `${site.url}${fragment}`)),
+    );
+    if (ada === undefined || bob === undefined) throw new Error("two people");
+    await Promise.all([ada.start(), bob.start()]);
+    await ada.click("contactsAdd");
+    await ada.page.getByRole("tab", { name: ada.text("pairTabLink") }).click();
+    const qrText = await ada.page.getByLabel(ada.text("pairLinkLabel")).inputValue();
+    // Another site leads Bob's browser to the page.
+    await bob.page.goto("about:blank");
+    await bob.page.goto(`${site.url}#${new URLSearchParams({ link: qrText })}`);
+    await bob.seesText("statusConnected");
+    expect(await bob.page.getByLabel(bob.text("pairEnterLabel")).inputValue()).toBe(qrText);
+    expect(await ada.page.getByLabel(ada.text("pairLinkLabel")).inputValue()).toBe(qrText);
+    await bob.click("pairEnter");
+    await Promise.all([ada.sees("wordsTitle"), bob.sees("wordsTitle")]);
+
+    // A federation that differs in what is easily overlooked.
+    const root = "A".repeat(43);
+    const other = `${fragment}&root=${root}&doh=https://resolver.example`;
+    await bob.page.goto("about:blank");
+    await bob.page.goto(`${site.url}${other}`);
+    await bob.seesText("federationOffered");
+    for (const text of [root, "https://resolver.example"]) await bob.page.getByText(text).waitFor();
+    await bob.seesText("federationPrivate");
+    // One that no client can be made of is not offered.
+    await bob.page.goto("about:blank");
+    await bob.page.goto(`${site.url}${fragment}&root=x`);
+    await bob.seesText("statusConnected");
+    expect(await bob.page.getByText(bob.text("federationOffered")).count()).toBe(0);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  },
+  60_000,
+);

@@ -14,8 +14,12 @@ type Tab = keyof typeof TABS;
 
 export function PairView() {
   const { pairing } = useSession();
-  // A link that the page was opened with is being entered.
-  const [tab, setTab] = useState<Tab>(() => (pairing.isBusy.peek() ? "enter" : "code"));
+  // A link that the page was opened with is being entered, or waits for the person.
+  const isOffered = pairing.offered.value !== undefined;
+  const [tab, setTab] = useState<Tab>(() => (pairing.isBusy.peek() || isOffered ? "enter" : "code"));
+  useEffect(() => {
+    if (isOffered) setTab("enter");
+  }, [isOffered]);
   const fault = pairing.fault.value;
 
   useEffect(() => {
