@@ -301,8 +301,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     // A newer round has begun while this one waited for its turn.
     if (round !== this.#signalling.round) return;
     if (description.type === "offer" && !isOfProfile(description.sdp)) return this.hangUp();
-    // No round can follow one that cannot be applied, so nothing could recover the call.
-    await peer.setRemoteDescription(description).catch(() => this.hangUp());
+    await peer.setRemoteDescription(description);
     if (description.type === "offer") {
       this.#round = round;
       await peer.setLocalDescription();
@@ -426,7 +425,10 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#steps = this.#steps
       .then(() => (this.#peer === peer ? run(peer) : undefined))
       .catch((error: unknown) => {
-        if (this.#peer === peer && peer.signalingState !== "closed") reportError(error);
+        if (this.#peer !== peer || peer.signalingState === "closed") return;
+        reportError(error);
+        // No round can follow one that cannot be applied, so nothing could recover the call.
+        this.hangUp();
       });
   }
 

@@ -269,8 +269,13 @@ async function launchFirefox(url: string, areMediaAllowed: boolean): Promise<Bro
 }
 
 /** Waits until a step of a page returns what is wanted. */
-export async function until<T>(what: string, get: () => Promise<T>, isWanted: (value: T) => boolean): Promise<T> {
-  const deadline = Date.now() + PATIENCE;
+export async function until<T>(
+  what: string,
+  get: () => Promise<T>,
+  isWanted: (value: T) => boolean,
+  patience = PATIENCE,
+): Promise<T> {
+  const deadline = Date.now() + patience;
   for (;;) {
     const value = await get();
     if (isWanted(value)) return value;
