@@ -39,7 +39,7 @@ pub(crate) enum PassedError {
 /// Takes the sockets that were passed to this process.
 ///
 /// # Errors
-/// A socket cannot be used. The process should end: whoever passed it expects that it is served.
+/// A socket cannot be used. The process should end, because the service manager expects the socket to be served.
 pub(crate) fn take() -> Result<PassedSockets, PassedError> {
     let mut sockets = PassedSockets::default();
     // Otherwise they are meant for a parent of this process.

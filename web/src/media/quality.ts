@@ -73,7 +73,7 @@ export class QualityMeter {
     return hasChanged;
   }
 
-  /** The connection was replaced: its counters start at 0. */
+  /** Media was lost: the next window begins after that. */
   restart(): void {
     this.#last = undefined;
     this.#windows = [];

@@ -56,7 +56,7 @@ export class App {
     const link = this.link.value;
     this.link.value = undefined;
     this.#open({ federation, name, isExportable: false, link: undefined });
-    // Whoever made the browser open this address must not become a contact by that: the person has to say so.
+    // Another site may have opened this address. Nobody becomes a contact until the person confirms.
     if (link !== undefined) this.session.value?.offerLink(link);
   }
 
