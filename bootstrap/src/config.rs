@@ -35,7 +35,7 @@ pub struct BootstrapConfig {
     pub federation: FederationSection,
     /// The signed directories.
     pub directory: DirectorySection,
-    /// ProbeHistory of listed nodes.
+    /// Probes of listed nodes.
     pub probing: ProbingSection,
     /// Limits for the nodes of one network.
     pub caps: CapsSection,
@@ -169,7 +169,7 @@ impl Default for DirectorySection {
     }
 }
 
-/// ProbeHistory of listed nodes.
+/// Probes of listed nodes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProbingSection {

@@ -46,6 +46,7 @@ use self::{
 use crate::{
     config::BootstrapConfig,
     dial::{DialError, Dialer},
+    join_page,
     limits::SourceLimiter,
     metrics::{DialLabel, DialOutcome, Metrics, OutcomeLabel},
     owner::{OwnerError, OwnerHandle, StoreFailure, clock},
@@ -101,6 +102,7 @@ pub(crate) fn router(app: Arc<AppState>) -> Router {
         .route(chappe_discovery::revocations::PATH, get(revocations).post(revoke))
         .route("/servers", get(servers))
         .route("/", get(status_page))
+        .route(chappe_discovery::join_link::PATH, get(join_page::show))
         .route("/health", get(health))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), apply_limits))
         .layer(cors)

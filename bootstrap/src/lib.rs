@@ -9,6 +9,7 @@ mod dial;
 mod dial_limiter;
 mod directory;
 mod http;
+mod join_page;
 pub mod keys;
 mod limits;
 mod metrics;

@@ -61,7 +61,7 @@ pub(crate) struct Metrics {
     pub(crate) removals: Family<OutcomeLabel, Counter>,
     /// Requests for all public nodes, by outcome.
     pub(crate) list_requests: Family<OutcomeLabel, Counter>,
-    /// ProbeHistory of listed nodes, by outcome.
+    /// Probes of listed nodes, by outcome.
     pub(crate) probes: Family<DialLabel, Counter>,
     /// Public nodes in the directory.
     pub(crate) listed: Gauge,
@@ -112,7 +112,7 @@ impl Metrics {
         registry.register("dials", "Nodes that were dialled back, by outcome", self.dials.clone());
         registry.register("removals", "Removals that were sent, by outcome", self.removals.clone());
         registry.register("list_requests", "Requests for all public nodes, by outcome", self.list_requests.clone());
-        registry.register("probes", "ProbeHistory of listed nodes, by outcome", self.probes.clone());
+        registry.register("probes", "Probes of listed nodes, by outcome", self.probes.clone());
         registry.register("reserve_nodes", "Listed nodes that are in reserve", self.reserve.clone());
         registry.register("unresponsive_nodes", "Listed nodes that don't answer", self.unresponsive.clone());
         registry.register("listed_nodes", "Nodes in the directory", self.listed.clone());

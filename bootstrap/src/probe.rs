@@ -1,4 +1,4 @@
-//! ProbeHistory each listed node every few minutes, with limited rate and concurrency.
+//! Probes each listed node every few minutes, with limited rate and concurrency.
 //!
 //! The due time is stored with the listing, so registries with a shared store share the work: the first one to probe a
 //! node defers the next probe for all.
@@ -19,7 +19,7 @@ use crate::{
 /// Interval at which due nodes are probed. The results of one round are stored in one commit.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// ProbeHistory nodes until `stop`.
+/// Probes nodes until `stop`.
 pub(crate) async fn run(app: Arc<AppState>, stop: CancellationToken) {
     let probe = async {
         let mut rounds = interval(ROUND);

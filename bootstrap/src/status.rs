@@ -24,7 +24,7 @@ use crate::{
     rules::{Listing, Millis},
 };
 
-const STYLE: &str = include_str!("status/style.css");
+pub(crate) const STYLE: &str = include_str!("status/style.css");
 /// Maximal number of rows in a table with names that nodes choose. The rest is summed up.
 const MOST_ROWS: usize = 10;
 /// The load is only shown for this number of nodes, so that it does not reveal the load of single ones.
@@ -93,7 +93,7 @@ pub(crate) fn render(published: &Published, now: Millis) -> Bytes {
                     dl.figures {
                         div { dt { "Public nodes" } dd { (published.public_count()) } }
                         div { dt { "Regions" } dd { (regions.iter().filter(|row| !row.name.is_empty()).count()) } }
-                        div { dt { "ProbeHistory answered" } dd { @match answered { Some(part) => { (part) " %" } None => "–" } } }
+                        div { dt { "Probes answered" } dd { @match answered { Some(part) => { (part) " %" } None => "–" } } }
                         div { dt { "Directory signed" } dd { (ago(now.secs().saturating_since(head.issued_at))) } }
                     }
                     @if nodes.is_empty() {

@@ -183,7 +183,7 @@ impl ProfileArgs {
     }
 }
 
-/// Fetches the roots and registries of a link's federation from its nodes and stores them in the profile, so that the
+/// Fetches the roots, registries and DNS names of a link's federation from its nodes and stores them in the profile, so that the
 /// profile does not depend on these nodes. Does nothing if the profile has a root, or the link has no federation id.
 pub(crate) async fn learn_federation(profile: &Path, link: &Invite) -> Result<()> {
     let (Some(federation), Some(mut network)) = (link.federation(), NetworkConfig::load(profile)?) else {
@@ -198,6 +198,7 @@ pub(crate) async fn learn_federation(profile: &Path, link: &Invite) -> Result<()
             Ok(info) => {
                 network.roots = info.roots;
                 network.registries.extend(info.registries);
+                network.dns.extend(info.dns);
                 return network.save(profile);
             }
             Err(error) => {

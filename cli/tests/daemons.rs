@@ -10,7 +10,7 @@ use std::{
 };
 
 use chappe_common::{
-    admission::SignedTicket, beacon::Beacon, directory::DirectoryBundle, keys::PublicKey, shard::ShardBundle,
+    admission::TicketChain, beacon::Beacon, directory::DirectoryBundle, keys::PublicKey, shard::ShardBundle,
 };
 use process::{
     Running, arg, chappe,
@@ -349,8 +349,8 @@ fn a_ticket_names_its_node_and_is_written_to_the_config() {
     let key = dir.path().join("root.key");
     let mut invited = Running::start(&mut chappe(&["--json", "node", "invite", &id, "--key", arg(&key)]));
     let invited = invited.event("invited");
-    let ticket: SignedTicket = invited["ticket"].as_str().expect("a text").parse().expect("a ticket");
-    assert_eq!(ticket.node.to_string(), id);
+    let ticket: TicketChain = invited["ticket"].as_str().expect("a text").parse().expect("a ticket");
+    assert_eq!(ticket.node().to_string(), id);
     let root = invited["issuer"].as_str().expect("a key");
     let run = |root: &str| {
         let settings = [

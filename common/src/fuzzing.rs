@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 
 use crate::{
-    admission::{SignedTicket, Ticket},
+    admission::{IssuerGrant, Ticket, TicketChain},
     beacon::Beacon,
     code::PairingCode,
     directory::{Delegation, Directory, DirectoryBundle},
@@ -96,6 +96,9 @@ pub const SIGNED_LEASE: (&str, fn(&[u8]) -> bool) =
 /// A ticket with its signature.
 pub const SIGNED_TICKET: (&str, fn(&[u8]) -> bool) =
     ("signed ticket", |bytes| outside_statement::<Ticket>(bytes, "ticket"));
+/// A grant with its signature.
+pub const SIGNED_GRANT: (&str, fn(&[u8]) -> bool) =
+    ("signed grant", |bytes| outside_statement::<IssuerGrant>(bytes, "admission_grant"));
 /// A beacon with its signature.
 pub const SIGNED_BEACON: (&str, fn(&[u8]) -> bool) =
     ("signed beacon", |bytes| outside_statement::<Beacon>(bytes, "beacon"));
@@ -132,6 +135,8 @@ pub const LIST_REQUEST: (&str, fn(&[u8]) -> bool) = ("list request", |body| {
 pub const LEASE: (&str, fn(&[u8]) -> bool) = ("lease", |body| inside::<Lease>(body, |_| {}));
 /// A ticket.
 pub const TICKET: (&str, fn(&[u8]) -> bool) = ("ticket", |body| inside::<Ticket>(body, |_| {}));
+/// A grant.
+pub const GRANT: (&str, fn(&[u8]) -> bool) = ("grant", |body| inside::<IssuerGrant>(body, |_| {}));
 /// A beacon.
 pub const BEACON: (&str, fn(&[u8]) -> bool) = ("beacon", |body| {
     inside::<Beacon>(body, |value| {
@@ -185,8 +190,13 @@ pub const SHARD_BUNDLE: (&str, fn(&[u8]) -> bool) = ("shard as a whole", |bytes|
 });
 /// A ticket as text.
 pub const TICKET_TEXT: (&str, fn(&[u8]) -> bool) = ("ticket as a text", |text| {
-    let is_taken = str::from_utf8(text).is_ok_and(|text| text.parse::<SignedTicket>().is_ok());
+    let is_taken = str::from_utf8(text).is_ok_and(|text| text.parse::<TicketChain>().is_ok());
     outside(text, is_taken, || vector("ticket_text").into())
+});
+/// A ticket with the grant to its signer: only the signed bytes are accepted.
+pub const TICKET_CHAIN: (&str, fn(&[u8]) -> bool) = ("ticket with a grant", |chain| {
+    let is_taken = chain.len() > Ticket::MAX_LEN && TicketChain::decode(chain).is_ok();
+    outside(chain, is_taken, || bytes("ticket_by_grant"))
 });
 
 /// Ids, codes and URLs: accepted texts are encoded the same.
@@ -234,6 +244,7 @@ mod tests {
         run(SIGNED_LIST_REQUEST, &[bytes("list_request")]);
         run(SIGNED_LEASE, &[bytes("lease")]);
         run(SIGNED_TICKET, &[bytes("ticket")]);
+        run(SIGNED_GRANT, &[bytes("admission_grant")]);
         run(SIGNED_BEACON, &[bytes("beacon")]);
     }
 
@@ -256,6 +267,7 @@ mod tests {
         let len = u16::try_from(value.len()).expect("a short value").to_le_bytes();
         run(REVOCATIONS, &[[&len[..], &value].concat()]);
         run(TICKET, &[body("ticket")]);
+        run(GRANT, &[body("admission_grant")]);
         run(LIST_REQUEST, &[body("list_request")]);
     }
 
@@ -287,6 +299,7 @@ mod tests {
         run(SHARD_TEXT, &[vector("shard_text")]);
         run(SHARD_BUNDLE, &[shard()]);
         run(TICKET_TEXT, &[vector("ticket_text")]);
+        run(TICKET_CHAIN, &[bytes("ticket_by_grant")]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
-    admission::Ticket,
+    admission::{IssuerGrant, Ticket, TicketChain},
     beacon::{Beacon, Term},
     directory::{Delegation, Directory, DirectoryBundle, DirectoryError},
     endpoint::NodeEndpoint,
@@ -41,6 +41,11 @@ fn online() -> SecretKey {
 
 fn inbox() -> SecretKey {
     SecretKey::from_bytes(&[4; 32])
+}
+
+/// The key in a join link.
+fn invited() -> SecretKey {
+    SecretKey::from_bytes(&[5; 32])
 }
 
 fn federation() -> FederationId {
@@ -91,6 +96,20 @@ fn ticket() -> Signed<Ticket> {
         expires_at: NOW + Duration::from_secs(365 * 24 * 3600),
     };
     Signed::sign(ticket, &root()).expect("a ticket")
+}
+
+fn grant() -> Signed<IssuerGrant> {
+    let grant = IssuerGrant {
+        federation: federation(),
+        issuer: root().public(),
+        key: invited().public(),
+        expires_at: NOW + Duration::from_secs(30 * 24 * 3600),
+    };
+    Signed::sign(grant, &root()).expect("a grant")
+}
+
+fn ticket_by_grant() -> TicketChain {
+    TicketChain::by_grant(grant(), &invited(), node().node_id()).expect("a ticket")
 }
 
 fn beacon() -> Signed<Beacon> {
@@ -166,7 +185,7 @@ fn vectors() -> Value {
     let (nonce, challenge, url) = ([6; 32], [7; 32], "wss://relay.example/ws");
     json!({
         "about": "Signed notes, in hexadecimal bytes. Keys are Ed25519 seeds of 32 equal bytes; the fields stand in docs/protocol/federation.md.",
-        "seeds": { "root": "01", "node": "02", "online": "03", "inbox": "04" },
+        "seeds": { "root": "01", "node": "02", "online": "03", "inbox": "04", "invited": "05" },
         "federation_id": federation().to_string(),
         "node_id": node().node_id().to_string(),
         "server_id": node().node_id().to_server_id(),
@@ -180,7 +199,9 @@ fn vectors() -> Value {
         "access_token": "09",
         "address": Address { inbox: lease().inbox, token: AccessToken::from_bytes([9; 16]) }.to_base64url(),
         "ticket": hex::encode(ticket().as_bytes()),
-        "ticket_text": ticket().to_string(),
+        "ticket_text": TicketChain::from(ticket()).to_string(),
+        "admission_grant": hex::encode(grant().as_bytes()),
+        "ticket_by_grant": hex::encode(ticket_by_grant().to_bytes()),
         "beacon": hex::encode(beacon().as_bytes()),
         "attach": { "nonce": "06", "proof": hex::encode(prove_attach(&inbox(), &nonce, &lease())) },
         "prove": {
@@ -229,6 +250,8 @@ fn the_vectors_are_read_and_verify() {
     assert_eq!(*Signed::<ListRequest>::decode(bytes("list_request")).expect("a request"), *list_request());
     assert_eq!(*Signed::<Lease>::decode(bytes("lease")).expect("a lease"), *lease());
     assert_eq!(*Signed::<Ticket>::decode(bytes("ticket")).expect("a ticket"), *ticket());
+    assert_eq!(*Signed::<IssuerGrant>::decode(bytes("admission_grant")).expect("a grant"), *grant());
+    assert_eq!(TicketChain::decode(&bytes("ticket_by_grant")), Ok(ticket_by_grant()));
     assert_eq!(*Signed::<Beacon>::decode(bytes("beacon")).expect("a beacon"), *beacon());
     let directory = DirectoryBundle::decode(bytes("directory"), &[root().public()], NOW).expect("a directory");
     assert_eq!(directory.records(NOW).collect::<Vec<_>>(), vec![record()]);

@@ -1,13 +1,14 @@
-//! Fetches the roots and registries of a federation from a node, for a client that knows only the federation's id from
+//! Fetches the roots, registries and DNS names of a federation from a node, for a client that knows only the federation's id from
 //! a link.
 //!
-//! The id commits to the roots, so the node cannot send wrong ones. It can send wrong registries, but their lists are
-//! verified against the roots.
+//! The id commits to the roots, so the node cannot send wrong ones. It can send wrong registries and DNS names, but their
+//! lists are verified against the roots.
 
 use chappe_common::{federation::FederationId, keys::PublicKey, special};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    dns,
     names::Scope,
     net::Net,
     node_http::{self, GetError},
@@ -18,12 +19,14 @@ use crate::{
 
 /// The path at nodes.
 pub const PATH: &str = "/v1/federation";
-/// Maximal length of the response: eight keys and a few URLs.
+/// Maximal length of the response: eight keys, and a few URLs and names.
 const MAX_ANSWER: usize = 4096;
 /// Maximal number of roots.
 const MAX_ROOTS: usize = 8;
 /// Maximal number of registries that are used.
 const MAX_REGISTRIES: usize = 4;
+/// Maximal number of DNS names that are used.
+pub const MAX_DNS_NAMES: usize = 4;
 
 /// A node's information about its federation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ pub struct FederationInfo {
     pub roots: Vec<PublicKey>,
     /// The base URLs of its registries, as far as the node knows them.
     pub registries: Vec<String>,
+    /// The names under which it publishes nodes in DNS, as far as the node knows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<String>,
 }
 
 /// Why the request failed. Another node may answer.
@@ -89,6 +95,8 @@ pub async fn fetch_from_node(
     }
     info.registries.retain(|url| is_bare_url(url) && is_asked(url));
     info.registries.truncate(MAX_REGISTRIES);
+    info.dns.retain(|name| dns::is_name(name));
+    info.dns.truncate(MAX_DNS_NAMES);
     Ok(info)
 }
 
@@ -110,7 +118,7 @@ mod tests {
     use crate::{names::Scope, tls};
 
     #[tokio::test]
-    async fn a_node_names_registries_by_their_urls_and_says_nothing_of_how_they_are_reached() {
+    async fn a_node_names_registries_by_their_urls_and_dns_names_but_not_how_they_are_reached() {
         let roots = vec![SecretKey::from_bytes(&[1; 32]).public()];
         let registries = [
             "https://8.8.8.8/x,connect_to=10.0.0.1:80",
@@ -120,8 +128,12 @@ mod tests {
             "https://me@8.8.8.8",
             "https://8.8.8.8/v1",
         ];
-        let info =
-            FederationInfo { roots: roots.clone(), registries: registries.map(str::to_owned).into_iter().collect() };
+        let dns = ["chappe.example.org", "not a name", "b.example", "c.example", "d.example", "e.example"];
+        let info = FederationInfo {
+            roots: roots.clone(),
+            registries: registries.map(str::to_owned).into(),
+            dns: dns.map(str::to_owned).into(),
+        };
         let body = serde_json::to_vec(&info).expect("JSON");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("ws://{}", listener.local_addr().expect("an address"));
@@ -137,6 +149,8 @@ mod tests {
         let net = Net::system(tls::config(), Scope::Private);
         let asking = fetch_from_node(&url, Scope::Private, FederationId::of_roots(&roots), &net);
         let (learned, ()) = tokio::join!(asking, serving);
-        assert_eq!(learned.expect("a federation").registries, ["https://8.8.8.8/v1"]);
+        let learned = learned.expect("a federation");
+        assert_eq!(learned.registries, ["https://8.8.8.8/v1"]);
+        assert_eq!(learned.dns, ["chappe.example.org", "b.example", "c.example", "d.example"]);
     }
 }

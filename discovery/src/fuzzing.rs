@@ -5,5 +5,6 @@ pub use crate::{
     dial::fuzzed::REPLY,
     doh::fuzzed::ANSWER,
     invite::fuzzed::{INVITE, TEXT as INVITE_TEXT},
+    join_link::fuzzed::JOIN_LINK,
     manual::fuzzed::NODE,
 };

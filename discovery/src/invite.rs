@@ -1,10 +1,5 @@
 //! Invites and QR codes: one to three nodes with their keys, and for pairing also a code.
 //!
-//! A QR code holds `CHAPPE:` and base32 in capitals, which QR's alphanumeric mode encodes in 5.5 bits per character. A
-//! link is `https://<any site>/i#` and the same base32; browsers do not send that part to the server. The bytes are
-//! `version ‖ postcard ‖ checksum`. The checksum is the first four bytes of SHA-256 of the bytes before it: it detects
-//! typos, and is not a signature.
-//!
 //! An attacker who makes somebody open a link can name nodes of his own. They see what any node sees, but do not learn
 //! the sender's contacts.
 
@@ -13,12 +8,13 @@ use std::{fmt, time::Duration};
 use chappe_common::{
     endpoint::NodeEndpoint, federation::FederationId, keys::NodeId, redacted::Redacted, special, time::UnixTime,
 };
-use data_encoding::BASE32_NOPAD;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use crate::source::{Candidate, Source, SourceError, SourceKind, SourceResponse};
+use crate::{
+    link_format::{LinkFormat, LinkFormatError},
+    source::{Candidate, Source, SourceError, SourceKind, SourceResponse},
+};
 
 /// Maximal number of nodes. More would not fit the QR code, and one of three is alive.
 pub const MAX_INVITE_NODES: usize = 3;
@@ -28,30 +24,19 @@ pub const MAX_INVITE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 const MAX_BYTES: usize = 190;
 /// Maximal length of a code: six characters, a dash, and a secret of 128 bits.
 const MAX_CODE: usize = 33;
-const VERSION: u8 = 2;
-const CHECKSUM: usize = 4;
-const PREFIX: &str = "CHAPPE:";
-/// Maximal length of a text that is parsed: a link with a long host name.
-const MAX_TEXT: usize = 1024;
+const FORMAT: LinkFormat =
+    // The text may have a long host name.
+    LinkFormat { prefix: "CHAPPE:", path: "/i", version: 2, max_bytes: MAX_BYTES, max_text: 1024 };
 
 /// Why a link cannot be parsed or created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InviteError {
-    /// The text is neither `CHAPPE:…` nor `https://…/i#…`, or is not base32.
-    #[error("not a link: CHAPPE:… or https://…/i#… is expected")]
-    Text,
-    /// The text is longer than a link can be.
+    /// The text is not a link with nodes, or has none or more than [`MAX_INVITE_NODES`].
+    #[error(transparent)]
+    Format(#[from] LinkFormatError),
+    /// The code does not fit into a link.
     #[error("the link is too long")]
     TooLong,
-    /// The checksum is wrong: a character is missing or wrong.
-    #[error("a character of the link is missing or wrong")]
-    Checksum,
-    /// The link is for a later version of this software.
-    #[error("the link needs a newer version: update this software")]
-    Version,
-    /// The content is invalid, or has no node, or more than [`MAX_INVITE_NODES`].
-    #[error("the link is damaged")]
-    Malformed,
     /// The link has expired, or its lifetime is longer than [`MAX_INVITE_LIFETIME`].
     #[error("the link has expired: ask for a new one")]
     Expired,
@@ -137,20 +122,7 @@ impl Invite {
     /// # Errors
     /// What is wrong with the text, in words for the user.
     pub fn parse(text: &str, now: UnixTime, private: bool) -> Result<Self, InviteError> {
-        let text = text.trim();
-        if text.len() > MAX_TEXT {
-            return Err(InviteError::TooLong);
-        }
-        let text = match text.split_once('#') {
-            Some((site, rest)) if site.starts_with("https://") && site.ends_with("/i") => rest,
-            Some(_) => return Err(InviteError::Text),
-            None if text.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX)) => text,
-            None => return Err(InviteError::Text),
-        };
-        let text = text.to_ascii_uppercase();
-        let text = text.strip_prefix(PREFIX).unwrap_or(&text);
-        let bytes = BASE32_NOPAD.decode(text.as_bytes()).map_err(|_| InviteError::Text)?;
-        let invite = Self::decode(&bytes)?;
+        let invite = Self::from_body(FORMAT.decode_text(text)?)?;
         if invite.expires_at <= now || invite.expires_at > now + MAX_INVITE_LIFETIME {
             return Err(InviteError::Expired);
         }
@@ -160,49 +132,31 @@ impl Invite {
         Ok(invite)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, InviteError> {
-        if bytes.len() > MAX_BYTES {
-            return Err(InviteError::TooLong);
-        }
-        let (bytes, check) = bytes.split_last_chunk::<CHECKSUM>().ok_or(InviteError::Checksum)?;
-        if checksum(bytes) != *check {
-            return Err(InviteError::Checksum);
-        }
-        let (version, body) = bytes.split_first().ok_or(InviteError::Malformed)?;
-        if *version != VERSION {
-            return Err(InviteError::Version);
-        }
-        let (Body { expires_at, code, nodes, federation }, rest) =
-            postcard::take_from_bytes(body).map_err(|_| InviteError::Malformed)?;
-        let is_well_formed = rest.is_empty()
-            && (1..=MAX_INVITE_NODES).contains(&nodes.len())
+    fn from_body(Body { expires_at, code, nodes, federation }: Body) -> Result<Self, LinkFormatError> {
+        let is_well_formed = (1..=MAX_INVITE_NODES).contains(&nodes.len())
             && nodes.iter().all(NodeEndpoint::is_well_formed)
             && code.as_ref().is_none_or(|code: &String| code.len() <= MAX_CODE && code.is_ascii());
         if is_well_formed {
             Ok(Self { expires_at, code: code.map(Redacted::new), nodes, federation })
         } else {
-            Err(InviteError::Malformed)
+            Err(LinkFormatError::Malformed)
         }
     }
 
     fn bytes(&self) -> Vec<u8> {
         let code = self.code().map(str::to_owned);
         let (nodes, federation) = (self.nodes.clone(), self.federation);
-        let body = Body { expires_at: self.expires_at, code, nodes, federation };
-        let mut bytes = postcard::to_extend(&body, vec![VERSION]).expect("owned values always encode");
-        let check = checksum(&bytes);
-        bytes.extend_from_slice(&check);
-        bytes
+        FORMAT.encode(&Body { expires_at: self.expires_at, code, nodes, federation })
     }
 
     /// The content of the QR code.
     pub fn to_qr_text(&self) -> String {
-        format!("{PREFIX}{}", BASE32_NOPAD.encode(&self.bytes()))
+        FORMAT.qr_text(&self.bytes())
     }
 
     /// The link as a URL. `site` is any `https://…`, perhaps a page that explains what to install.
     pub fn to_url(&self, site: &str) -> String {
-        format!("{}/i#{}", site.trim_end_matches('/'), BASE32_NOPAD.encode(&self.bytes()))
+        FORMAT.url(site, &self.bytes())
     }
 
     /// The pairing code, if any.
@@ -224,11 +178,6 @@ impl Invite {
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, String)> + '_ {
         self.nodes.iter().map(|node| (node.node(), node.url()))
     }
-}
-
-fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
-    let digest: [u8; 32] = Sha256::digest(bytes).into();
-    [digest[0], digest[1], digest[2], digest[3]]
 }
 
 /// The source of the nodes in links.
@@ -265,6 +214,7 @@ pub(crate) mod fuzzed {
     use chappe_common::keys::SecretKey;
 
     use super::*;
+    use crate::link_format::checksum;
 
     pub(super) const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
     pub(super) const CODE: &str = "ABC234-ABCDEFGHJKLMNPQRSTUVWXYZ23";
@@ -286,8 +236,9 @@ pub(crate) mod fuzzed {
     /// The bytes of a link, to which the right checksum is appended.
     pub const INVITE: (&str, fn(&[u8]) -> bool) = ("link", |bytes| {
         let bytes = [bytes, &checksum(bytes)].concat();
-        let Ok(invite) = Invite::decode(&bytes) else { return false };
-        assert_eq!(Invite::decode(&invite.bytes()), Ok(invite.clone()));
+        let decode = |bytes: &[u8]| FORMAT.decode(bytes).and_then(Invite::from_body);
+        let Ok(invite) = decode(&bytes) else { return false };
+        assert_eq!(decode(&invite.bytes()), Ok(invite.clone()));
         for text in [invite.to_qr_text(), invite.to_url("https://calls.example")] {
             let read = Invite::parse(&text, NOW, true);
             assert!(matches!(read, Err(InviteError::Expired)) || read == Ok(invite.clone()), "{read:?}");
@@ -311,6 +262,7 @@ mod tests {
         fuzzed::{CODE, NOW, VALID, node},
         *,
     };
+    use crate::link_format::{CHECKSUM, checksum};
 
     fn later() -> UnixTime {
         NOW + Duration::from_secs(600)
@@ -369,19 +321,23 @@ mod tests {
         let mut typo = qr.clone().into_bytes();
         typo[20] = if typo[20] == b'A' { b'B' } else { b'A' };
         let cut = &qr[..qr.len() - 4];
-        assert_eq!(parse(&String::from_utf8(typo).expect("ASCII")), Err(InviteError::Checksum));
-        assert!(matches!(parse(cut), Err(InviteError::Checksum | InviteError::Text)));
+        assert_eq!(parse(&String::from_utf8(typo).expect("ASCII")), Err(LinkFormatError::Checksum.into()));
+        assert!(matches!(
+            parse(cut),
+            Err(InviteError::Format(LinkFormatError::Checksum | LinkFormatError::Text { .. }))
+        ));
         for text in ["", "CHAPPE", "CHAPPE:0", "http://x/i#AA", "https://x/j#AA", "chappe:\u{fc}", "hello"] {
-            assert_eq!(parse(text), Err(InviteError::Text), "{text}");
+            let error = LinkFormatError::Text { prefix: "CHAPPE:", path: "/i" };
+            assert_eq!(parse(text), Err(error.into()), "{text}");
         }
-        assert_eq!(parse(&"A".repeat(MAX_TEXT + 1)), Err(InviteError::TooLong));
+        assert_eq!(parse(&"A".repeat(1025)), Err(LinkFormatError::TooLong.into()));
         assert_eq!(Invite::parse(&qr, later(), false), Err(InviteError::Expired));
         let mut newer = invite().bytes();
         newer.truncate(newer.len() - CHECKSUM);
-        newer[0] = VERSION + 1;
+        newer[0] += 1;
         let check = checksum(&newer);
         newer.extend_from_slice(&check);
-        assert_eq!(parse(&format!("CHAPPE:{}", BASE32_NOPAD.encode(&newer))), Err(InviteError::Version));
+        assert_eq!(parse(&FORMAT.qr_text(&newer)), Err(LinkFormatError::Version.into()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 chappe_fuzz::fuzz!(
     chappe_discovery::fuzzing::INVITE,
     chappe_discovery::fuzzing::INVITE_TEXT,
+    chappe_discovery::fuzzing::JOIN_LINK,
     chappe_discovery::fuzzing::NODE,
     chappe_common::fuzzing::TICKET_TEXT,
     chappe_client::fuzzing::CODE,

@@ -157,6 +157,9 @@ impl NodeConfig {
 pub struct RegistrySection {
     /// The registries' base URLs. Without any, clients find the node only by links, contacts or their settings.
     pub urls: Vec<String>,
+    /// The names under which the federation publishes nodes in DNS. Clients that learn of the federation from this node
+    /// query them too.
+    pub dns: Vec<String>,
     /// How long a record is valid.
     #[serde(with = "humantime_serde")]
     pub record_lifetime: Duration,
@@ -169,6 +172,7 @@ impl Default for RegistrySection {
     fn default() -> Self {
         Self {
             urls: Vec::new(),
+            dns: Vec::new(),
             // A mirror that copies the directory once a day still lists valid records.
             record_lifetime: Duration::from_secs(24 * 3600),
             renew_every: Duration::from_secs(10 * 60),

@@ -159,7 +159,7 @@ impl Links {
     fn hello(&self) -> Hello {
         Hello::Record {
             record: self.members.own_record.load().as_bytes().clone(),
-            ticket: self.context.config.federation.ticket.as_ref().map(|ticket| ticket.as_bytes().clone()),
+            ticket: self.context.config.federation.ticket.as_ref().map(|ticket| ticket.to_bytes().into()),
             clock: self.context.clock.now(),
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chappe_common::{
-    admission::Ticket,
+    admission::{IssuerGrant, Ticket, TicketChain},
     federation::FederationId,
     keys::{NodeId, SecretKey},
     record::{Abilities, NodeRecord},
@@ -90,18 +90,23 @@ async fn a_federation_by_invitation_admits_nodes_with_a_ticket_and_explains_refu
         config.federation.admission = AdmissionPolicy::Invite;
         config.federation.issuers = vec![issuer.public()];
     };
+    let id = FederationId::of_roots(&[federation.root()]);
     let ticket = |node: NodeId, by: &SecretKey| {
-        let ticket = Ticket {
-            federation: FederationId::of_roots(&[federation.root()]),
-            issuer: by.public(),
-            node,
-            expires_at: UnixTime::from_secs(u64::from(u32::MAX)),
-        };
-        Signed::sign(ticket, by).expect("a ticket")
+        let ticket =
+            Ticket { federation: id, issuer: by.public(), node, expires_at: UnixTime::from_secs(u64::from(u32::MAX)) };
+        TicketChain::from(Signed::sign(ticket, by).expect("a ticket"))
     };
-    // Two members that hold tickets themselves, since each judges the other.
-    let invited = [1, 2].map(|number| {
-        let ticket = ticket(key(&federation, number).node_id(), &issuer);
+    // The third signs its ticket itself, with the key of a join link.
+    let granted = SecretKey::from_bytes(&[9; 32]);
+    let by_grant = |node: NodeId, by: &SecretKey| {
+        let expires_at = UnixTime::from_secs(u64::from(u32::MAX));
+        let grant = IssuerGrant { federation: id, issuer: by.public(), key: granted.public(), expires_at };
+        TicketChain::by_grant(Signed::sign(grant, by).expect("a grant"), &granted, node).expect("a ticket")
+    };
+    // All members hold tickets, since each judges the others.
+    let invited = [1, 2, 5].map(|number| {
+        let node = key(&federation, number).node_id();
+        let ticket = if number == 5 { by_grant(node, &issuer) } else { ticket(node, &issuer) };
         federation.node_config(number, |config| {
             invite(config);
             config.federation.ticket = Some(ticket.clone());
@@ -111,11 +116,11 @@ async fn a_federation_by_invitation_admits_nodes_with_a_ticket_and_explains_refu
     for config in invited {
         nodes.push(Node::spawn(config).await.expect("a node"));
     }
-    eventually("both are members", || nodes.iter().all(|node| node.members() >= 2)).await;
+    eventually("all are members", || nodes.iter().all(|node| node.members() == 3)).await;
     let uninvited = federation.start_node(3, invite).await;
     eventually("it is told", || log.says("ask one of its operators for a ticket")).await;
     assert_eq!(uninvited.members(), 1);
-    let forged = ticket(key(&federation, 4).node_id(), &SecretKey::from_bytes(&[8; 32]));
+    let forged = by_grant(key(&federation, 4).node_id(), &SecretKey::from_bytes(&[8; 32]));
     let forger = federation
         .start_node(4, |config| {
             invite(config);

@@ -1,6 +1,7 @@
 //! `chappe bootstrap run`, `init` and `delegate`. The other subcommands have their own files.
 
 mod beacon;
+mod join_link;
 mod publish;
 mod removal;
 mod revoke;
@@ -36,6 +37,8 @@ pub(crate) enum BootstrapCommand {
     Revoke(revoke::RevokeArgs),
     /// Sign the next beacon with the root key: the eligible homes, and the random value for placement
     Beacon(beacon::BeaconArgs),
+    /// Print the link with which new nodes join the federation
+    JoinLink(join_link::JoinLinkArgs),
     /// Write the public nodes for DNS or for a mirror, or update a DNS server
     Publish(publish::PublishArgs),
     /// Remove a node from the registries' lists
@@ -114,6 +117,7 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
         BootstrapCommand::Delegate(args) => delegate(&args, output),
         BootstrapCommand::Revoke(args) => revoke::run(&args, output).await,
         BootstrapCommand::Beacon(args) => beacon::run(&args, output).await,
+        BootstrapCommand::JoinLink(args) => join_link::run(&args, output),
         BootstrapCommand::Publish(args) => publish::run(&args, output).await,
         BootstrapCommand::Remove(args) => removal::remove(&args, output).await,
         BootstrapCommand::Restore(args) => removal::restore(&args, output).await,

@@ -11,6 +11,7 @@ use chappe_common::{
     record::MAX_URL_LEN,
     server_url::{Rest, ServerUrlError, check_ice_url, check_url, is_turn},
 };
+use chappe_discovery::{dns, federation::MAX_DNS_NAMES};
 
 use super::{AdmissionPolicy, Advertised, HANDSHAKES_PART, NodeConfig, can_be_dialled};
 use crate::wire::frame::MAX_FRAME;
@@ -135,10 +136,15 @@ impl NodeConfig {
             (
                 self.federation.ticket.as_ref().is_none_or(|ticket| {
                     self.federation.roots.is_empty()
-                        || ticket.federation == FederationId::of_roots(&self.federation.roots)
+                        || ticket.federation() == FederationId::of_roots(&self.federation.roots)
                 }),
                 "federation.ticket",
                 "the ticket is for another federation than that of federation.roots",
+            ),
+            (
+                self.registry.dns.len() <= MAX_DNS_NAMES && self.registry.dns.iter().all(|name| dns::is_name(name)),
+                "registry.dns",
+                "at most 4 DNS names are allowed, such as chappe.example.org",
             ),
             (self.federation.exempt.len() <= MAX_EXEMPT, "federation.exempt", "at most 64 networks are allowed"),
             (
@@ -345,6 +351,8 @@ mod tests {
             let text = problem(&move |config| config.client.urls = vec![url.to_owned()]);
             assert!(text.contains(expected), "{text}");
         }
+        let text = problem(&|config| config.registry.dns = vec!["a b".to_owned()]);
+        assert!(text.contains("registry.dns: at most 4 DNS names"), "{text}");
         let text = problem(&|config| config.registry.urls = vec!["registry.example".to_owned()]);
         assert!(text.contains("registry.urls: `registry.example`: begin it with https:// or http://"), "{text}");
         assert!(ice(&["stun://host"], None).contains("write stun:host and no //"));

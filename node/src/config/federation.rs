@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use chappe_common::{
-    admission::SignedTicket,
+    admission::TicketChain,
     keys::{NodeId, PublicKey},
 };
 use ipnet::IpNet;
@@ -25,7 +25,7 @@ pub struct FederationSection {
     pub allow: Vec<NodeId>,
     /// This node's ticket, which it shows to other nodes.
     #[serde(with = "text_or_nothing")]
-    pub ticket: Option<SignedTicket>,
+    pub ticket: Option<TicketChain>,
     /// Networks without the limit of two members, for tests.
     pub exempt: Vec<IpNet>,
     /// The UDP address for links. Port 0 selects a free port.

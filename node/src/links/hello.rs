@@ -11,7 +11,7 @@ use crate::membership::admission::AdmissionRefusal;
 
 /// First byte of a hello stream.
 pub(crate) const HELLO_STREAM: u8 = 1;
-/// Maximum length of a hello in bytes: a record, a ticket, and their framing.
+/// Maximum length of a hello in bytes: a record (512), a ticket with its grant (322), and their framing.
 const MAX_HELLO: usize = 1024;
 
 /// A hello.

@@ -87,10 +87,11 @@ async fn stats(State(core): State<Arc<Core>>) -> Response {
     Json(json!({ "sessions": levels.sessions, "members": levels.members, "leases": levels.leases })).into_response()
 }
 
-/// The federation's roots and registries, for clients that know only its id from a link.
+/// The federation's roots, registries and DNS names, for clients that know only its id from a link.
 async fn federation(State(core): State<Arc<Core>>) -> Response {
-    let registries = core.context.config.registry.urls.clone();
-    Json(FederationInfo { roots: core.context.roots.clone(), registries }).into_response()
+    let registry = &core.context.config.registry;
+    let (roots, registries, dns) = (core.context.roots.clone(), registry.urls.clone(), registry.dns.clone());
+    Json(FederationInfo { roots, registries, dns }).into_response()
 }
 
 /// The revoked online keys, for clients and other nodes.

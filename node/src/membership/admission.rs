@@ -4,10 +4,9 @@ use std::{collections::HashSet, net::SocketAddr};
 
 use bytes::Bytes;
 use chappe_common::{
-    admission::Ticket,
+    admission::TicketChain,
     keys::{NodeId, PublicKey},
     record::NodeRecord,
-    signed::Signed,
     special,
     time::UnixTime,
 };
@@ -102,7 +101,7 @@ impl Admission {
             Policy::Allowlist(_) => Err(AdmissionRefusal::NotListed),
             Policy::Invite(issuers) => {
                 let ticket = ticket.ok_or(AdmissionRefusal::NotInvited)?;
-                let ticket = Signed::<Ticket>::decode(ticket.clone()).map_err(|_| AdmissionRefusal::Ticket)?;
+                let ticket = TicketChain::decode(ticket).map_err(|_| AdmissionRefusal::Ticket)?;
                 ticket.check(record.federation, &record.node, issuers, now).map_err(|_| AdmissionRefusal::Ticket)
             }
         }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration, time::SystemTime};
 use anyhow::{Result, bail};
 use chappe_bootstrap::keys::load_secret_key;
 use chappe_common::{
-    admission::Ticket,
+    admission::{Ticket, TicketChain},
     federation::FederationId,
     keys::{NodeId, PublicKey},
     signed::Signed,
@@ -79,7 +79,7 @@ pub(super) fn invite(args: &InviteArgs, output: Output) -> Result<()> {
         node: args.node,
         expires_at: UnixTime::from(SystemTime::now()) + Duration::from_secs(24 * 3600) * args.days,
     };
-    let signed = Signed::sign(ticket, &key)?;
+    let signed = TicketChain::from(Signed::sign(ticket, &key)?);
     let issuers = if roots.contains(&issuer) {
         String::new()
     } else {
@@ -95,7 +95,7 @@ pub(super) fn invite(args: &InviteArgs, output: Output) -> Result<()> {
         event: "invited",
         ticket: signed.to_string(),
         issuer: issuer.to_string(),
-        expires_at: signed.expires_at.as_secs(),
+        expires_at: signed.expires_at().as_secs(),
     };
     output.print(&text, &event);
     Ok(())
