@@ -85,7 +85,7 @@ pub(crate) fn source(kind: SourceKind, error: &SourceError) -> Explanation {
     }
 }
 
-fn reach(error: ReachError) -> Explanation {
+pub(crate) fn reach(error: ReachError) -> Explanation {
     match error {
         ReachError::Timeout | ReachError::Other => BLOCKED,
         ReachError::Refused => explain(

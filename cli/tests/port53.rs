@@ -219,6 +219,7 @@ fn inside() {
     }
     // Also if names have to be resolved, and no provider of DNS over HTTPS is reachable.
     let named = federation.nodes[1].as_str();
+    let node_config = dir.path().join("node0/node.toml");
     let far = ["--registry", "http://registry.example.org", "--dns", "nodes.example.org", "--root", &federation.root];
     for args in [
         [&["discover", "--verbose"][..], &far].concat(),
@@ -226,6 +227,7 @@ fn inside() {
         vec!["pair", "--profile", arg(&dir.path().join("new")), "--node", named],
         vec!["call", "--profile", arg(&ada), "Ben", "--node", named],
         vec!["listen", "--profile", arg(&ben), "--node", named],
+        vec!["node", "check", "--config", arg(&node_config), "--set", "client.urls=[\"wss://node.example.org\"]"],
     ] {
         let output = finished(&args);
         assert!(!output.status.success(), "{args:?}: {:?}", texts(&output));

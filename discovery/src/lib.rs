@@ -45,6 +45,7 @@ pub mod replaced_file;
 pub mod report;
 pub mod revocations;
 mod search;
+pub mod server_time;
 mod setup_error;
 pub mod snapshot;
 pub mod source;

@@ -1,6 +1,10 @@
 //! Common parts of `node run` and `bootstrap run`: arguments, errors, and the wait for the end.
 
-use std::{io, path::PathBuf, pin::pin};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    pin::pin,
+};
 
 use anyhow::{Error, Result};
 use chappe_common::task_failure::TaskFailure;
@@ -27,6 +31,10 @@ pub(crate) struct DaemonArgs {
 }
 
 impl DaemonArgs {
+    pub(crate) fn file(&self) -> &Path {
+        &self.config
+    }
+
     pub(crate) fn load<C: Config>(&self) -> Result<C> {
         load(&self.config, Environment::Read, &self.settings)
     }

@@ -1,8 +1,10 @@
 //! The subcommands of `chappe node`, each in its own file.
 
+mod check;
 mod doctor;
 mod init;
 mod invite;
+mod owner;
 mod run;
 
 use std::net::SocketAddr;
@@ -24,6 +26,8 @@ pub(crate) enum NodeCommand {
     Run(DaemonArgs),
     /// Create a commented config file and a key; with a join link, also a systemd unit
     Init(init::InitArgs),
+    /// Check config, ports, files, names, registries and clock before a node starts
+    Check(check::CheckArgs),
     /// Try the relay for media of a running node, from its own machine
     Doctor(DaemonArgs),
     /// Print a node's id, for an invitation or an allowlist
@@ -66,6 +70,7 @@ impl NodeLine {
 pub(crate) async fn run(command: NodeCommand, output: Output, log: &Log, passed: PassedSockets) -> Result<()> {
     match command {
         NodeCommand::Run(args) => run::run(&args, output, log, passed).await,
+        NodeCommand::Check(args) => check::run(&args, output).await,
         NodeCommand::Doctor(args) => doctor::run(&args, output).await,
         NodeCommand::Init(args) => init::run(&args, output),
         NodeCommand::Id(args) => invite::id(&args, output),

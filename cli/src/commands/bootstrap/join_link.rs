@@ -77,13 +77,14 @@ pub(super) fn run(args: &JoinLinkArgs, output: Output) -> Result<()> {
             format!("the QR code is in {}\n", path.display())
         }
     };
-    let secret = if expires_at.is_some() {
-        format!("\nsend it in private, to one person: whoever has it can add nodes for {} days", args.days)
-    } else {
-        String::new()
+    let care = match expires_at {
+        Some(_) => format!(" in private, and to one person only: whoever has it can add nodes for {} days", args.days),
+        None => String::new(),
     };
-    let text =
-        format!("{picture}{url}\nnext: the operator of a new node runs: chappe node init --join '{url}'{secret}");
+    let text = format!(
+        "{picture}{url}\nnext: send this link to the operator of a new node{care}. The operator runs: chappe node init \
+         --join 'LINK'"
+    );
     let expires_at = expires_at.map(UnixTime::as_secs);
     output.print(&text, &Linked { event: "join_link", link: &url, qr: &qr, expires_at });
     Ok(())

@@ -1,21 +1,17 @@
 //! `chappe node init`: writes the config, the key and the systemd unit of a new node.
 
-mod answers;
+pub(super) mod answers;
 mod unit;
 
 use std::{
     env,
-    fs::{self, DirBuilder},
-    os::unix::{
-        fs::{DirBuilderExt as _, MetadataExt as _},
-        process::CommandExt as _,
-    },
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf, absolute},
-    process::Command,
     time::SystemTime,
 };
 
-use anyhow::{Context as _, Error, Result, bail};
+use anyhow::{Context as _, Result, bail};
 use chappe_common::{admission::TicketChain, keys::PublicKey};
 use chappe_discovery::join_link::JoinLink;
 use chappe_node::{
@@ -27,7 +23,7 @@ use rustix::process::geteuid;
 use serde::Serialize;
 
 use self::answers::{Answers, Tls};
-use super::KEY_FILE;
+use super::{KEY_FILE, owner};
 use crate::{
     commands::init::{create, refuse_existing, toml_list},
     output::Output,
@@ -136,7 +132,7 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<()> {
     let link = link.transpose().context("--join")?;
     let service = Service::of(args);
     let config = config_file(args, service);
-    if let Some(error) = as_owner(&config) {
+    if let Some(error) = owner::continue_as_owner(&config) {
         return Err(error);
     }
     let folder = config.parent().unwrap_or(Path::new(""));
@@ -230,21 +226,6 @@ fn config_file(args: &InitArgs, service: Service) -> PathBuf {
     args.config.clone().unwrap_or_else(|| default.into())
 }
 
-/// Runs this command again as the owner of the config's folder, if root runs it and the folder belongs to another user: that
-/// user could replace files while root writes them. Returns only if that is not necessary (`None`) or has failed.
-fn as_owner(config: &Path) -> Option<Error> {
-    let owner = fs::metadata(config.parent()?).ok()?;
-    if !geteuid().is_root() || owner.uid() == 0 {
-        return None;
-    }
-    let exe = match env::current_exe() {
-        Ok(exe) => exe,
-        Err(error) => return Some(Error::new(error).context("cannot find this program's file")),
-    };
-    let failed = Command::new(exe).args(env::args_os().skip(1)).uid(owner.uid()).gid(owner.gid()).exec();
-    Some(Error::new(failed).context(format!("cannot run as the owner of {}", config.display())))
-}
-
 impl Content {
     /// Sets the URLs and addresses that the arguments do not name, from the answers.
     fn add_addresses(&mut self) -> Result<()> {
@@ -306,7 +287,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = dir.path().join("node.toml");
         let text: String = text.lines().map(|line| change(line) + "\n").collect();
-        fs::write(&file, text).expect("a writable folder");
+        std::fs::write(&file, text).expect("a writable folder");
         let mut config: NodeConfig = load(&file, Environment::Ignored, &[]).expect("a valid template");
         assert_eq!(config.node.data_dir, dir.path().join(DATA_DIR));
         config.node.data_dir = NodeConfig::default().node.data_dir;

@@ -156,7 +156,7 @@ impl Answers {
 }
 
 /// The address from which this machine sends to the internet, if it is public. Sends no packet.
-fn public_address() -> Option<IpAddr> {
+pub(in crate::commands::node) fn public_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     // A documentation address (RFC 5737), to which the default route leads.
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;

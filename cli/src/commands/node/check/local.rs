@@ -1,0 +1,119 @@
+//! What can be checked without the network: ports, file limits, and the modes of files.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
+
+use chappe_common::private_dir;
+use chappe_node::{NodeConfig, identity::load_or_create_key};
+
+use super::{super::KEY_FILE, finding::Finding};
+use crate::open_files::OpenFiles;
+
+/// Bits of a mode by which other users may read or change a file.
+const OTHERS: u32 = 0o077;
+
+pub(super) fn all(file: &Path, config: &NodeConfig) -> Vec<Finding> {
+    let mut findings = ports(config);
+    findings.push(open_files(config));
+    findings.extend(data_dir(config));
+    findings.push(config_mode(file));
+    findings
+}
+
+/// Binds each port for a moment.
+fn ports(config: &NodeConfig) -> Vec<Finding> {
+    let tcp = |addr| TcpListener::bind(addr).map(drop);
+    let udp = |addr| UdpSocket::bind(addr).map(drop);
+    let mut bound = vec![
+        ("client.listen", config.client.listen, tcp(config.client.listen)),
+        ("federation.listen", config.federation.listen, udp(config.federation.listen)),
+    ];
+    bound.extend(config.turn.listen.iter().map(|addr| ("turn.listen", *addr, udp(*addr))));
+    bound.extend(config.admin.listen.map(|addr| ("admin.listen", addr, tcp(addr))));
+    let failed: Vec<_> = bound
+        .iter()
+        .filter_map(|(key, addr, result)| result.as_ref().err().map(|error| port_problem(key, *addr, error)))
+        .collect();
+    if failed.is_empty() { vec![Finding::fine("ports", format!("{} are free", bound.len()))] } else { failed }
+}
+
+fn port_problem(key: &str, addr: SocketAddr, error: &io::Error) -> Finding {
+    let found = format!("cannot listen on {addr} ({key}): {error}");
+    match error.kind() {
+        // The node itself may be running, or systemd may hold its sockets.
+        io::ErrorKind::AddrInUse => Finding::warning(
+            "ports",
+            found,
+            "if this node is running, or systemd holds its sockets, this is right; otherwise stop the other process, or \
+             set another port",
+        ),
+        io::ErrorKind::PermissionDenied => Finding::warning(
+            "ports",
+            found,
+            "this user may not use ports below 1024: let systemd bind it (the socket units), or give the node \
+             CAP_NET_BIND_SERVICE",
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            Finding::problem("ports", found, "this machine does not have the address: use 0.0.0.0, or one that it has")
+        }
+        _ => Finding::problem("ports", found, "set another address"),
+    }
+}
+
+fn open_files(config: &NodeConfig) -> Finding {
+    let (room, asked) = (OpenFiles::raise().connections_per_daemon(1), config.client.max_connections);
+    if room >= asked {
+        return Finding::fine("open files", format!("enough for {asked} connections"));
+    }
+    Finding::warning(
+        "open files",
+        format!("this user may open enough files for {room} connections, and client.max_connections is {asked}"),
+        "raise the limit (LimitNOFILE= of systemd, ulimit -n). The shipped unit sets a limit of its own, so this may only \
+         concern this shell",
+    )
+}
+
+fn data_dir(config: &NodeConfig) -> Vec<Finding> {
+    let dir = &config.node.data_dir;
+    let key_file = dir.join(KEY_FILE);
+    if !key_file.exists() {
+        return vec![Finding::fine("key", format!("{} is created at the first start", key_file.display()))];
+    }
+    let mut findings = Vec::new();
+    if let Err(error) = private_dir::prepare(dir) {
+        findings.push(Finding::problem("data folder", error.to_string(), "the node refuses to start with this folder"));
+    }
+    match fs::metadata(&key_file).map(|found| found.permissions().mode()) {
+        Ok(mode) if mode & OTHERS != 0 => findings.push(Finding::problem(
+            "key",
+            format!("other users may read {}", key_file.display()),
+            format!(
+                "run chmod 600 {}; if somebody may have read it, delete the file, and the node starts with a new key",
+                key_file.display()
+            ),
+        )),
+        _ => findings.push(match load_or_create_key(dir) {
+            Ok(key) => Finding::fine("key", format!("of node {}", key.node_id())),
+            Err(error) => {
+                Finding::problem("key", error.to_string(), "restore it from a backup, or delete it for a new one")
+            }
+        }),
+    }
+    findings
+}
+
+/// The config may have a ticket, and secrets of TURN servers.
+fn config_mode(file: &Path) -> Finding {
+    match fs::metadata(file).map(|found| found.permissions().mode()) {
+        Ok(mode) if mode & OTHERS != 0 => Finding::warning(
+            "config file",
+            "other users may read it",
+            format!("it may contain secrets: chmod 600 {}", file.display()),
+        ),
+        _ => Finding::fine("config file", "only its owner may read it"),
+    }
+}
