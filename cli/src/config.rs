@@ -102,6 +102,7 @@ impl Config for NodeConfig {
         let mut paths = vec![("node.data_dir", &mut self.node.data_dir)];
         paths.extend(client.tls_cert.as_mut().map(|path| ("client.tls_cert", path)));
         paths.extend(client.tls_key.as_mut().map(|path| ("client.tls_key", path)));
+        paths.extend(client.acme.directory_ca.as_mut().map(|path| ("client.acme.directory_ca", path)));
         paths
     }
 }
@@ -170,13 +171,16 @@ pub(crate) fn load<C: Config>(file: &Path, environment: Environment, settings: &
 /// Environment variables of the binary that are not configuration keys.
 const OWN_VARIABLES: [&str; 2] = ["CHAPPE_LOG", "CHAPPE_SNAPSHOT"];
 
-/// All keys as `section.key`.
-fn keys_of<C: Config>() -> Vec<String> {
+/// All keys as `section.key`, or `section.table.key`.
+pub(crate) fn keys_of<C: Config>() -> Vec<String> {
     let default = serde_json::to_value(C::default()).expect("a configuration is JSON");
-    let sections = default.as_object().expect("sections").iter();
-    sections
-        .flat_map(|(section, keys)| keys.as_object().expect("keys").keys().map(move |key| format!("{section}.{key}")))
-        .collect()
+    keys_in("", &default)
+}
+
+fn keys_in(path: &str, value: &serde_json::Value) -> Vec<String> {
+    let Some(table) = value.as_object() else { return vec![path.to_owned()] };
+    let of_table = |key: &String| if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+    table.iter().flat_map(|(key, value)| keys_in(&of_table(key), value)).collect()
 }
 
 /// Maximal number of wrong letters in a misspelled key.
@@ -252,7 +256,7 @@ fn explain_error<C: Config>(figment: &Figment, file: &Path, error: &Error) -> an
 }
 
 /// Example values for keys without a default, or with an uninformative one.
-const EXAMPLES: [(&str, &str); 29] = [
+const EXAMPLES: [(&str, &str); 33] = [
     ("node.region", r#""eu-west""#),
     ("node.contact", r#""Erika Mustermann, erika@example.org""#),
     ("node.abuse_contact", r#""abuse@example.org""#),
@@ -260,6 +264,10 @@ const EXAMPLES: [(&str, &str); 29] = [
     ("client.tls_cert", r#""fullchain.pem""#),
     ("client.tls_key", r#""privkey.pem""#),
     ("client.trusted_proxies", r#"["127.0.0.1/32"]"#),
+    ("client.acme.contact", r#""erika@example.org""#),
+    ("client.acme.directory_ca", r#""ca.pem""#),
+    ("client.acme.profile", r#""shortlived""#),
+    ("client.acme.challenge", r#""auto", "http-01" or "tls-alpn-01""#),
     ("federation.roots", r#"["v2QMrXxJhx23z5wSvIBBVgNxHzazz0Rp_0KbIfid-Jk"]"#),
     ("federation.issuers", r#"["v2QMrXxJhx23z5wSvIBBVgNxHzazz0Rp_0KbIfid-Jk"]"#),
     ("federation.allow", r#"["F8cTagOZCMHFf5bRobXUl0a1jfovZgfRvMFDPw5Do2M"]"#),

@@ -199,8 +199,7 @@ pub(crate) const fn relay_off() -> (&'static str, Explanation) {
 /// Describes and explains that a proxy in front of a node tells nobody's address, if the configuration shows that. A `wss://`
 /// URL without a certificate means that a proxy terminates TLS.
 pub(crate) fn hidden_clients(config: &NodeConfig) -> Option<(&'static str, Explanation)> {
-    let is_behind_proxy =
-        config.client.tls_cert.is_none() && config.client.urls.iter().any(|url| url.starts_with("wss://"));
+    let is_behind_proxy = !config.client.has_tls() && config.client.urls.iter().any(|url| url.starts_with("wss://"));
     let means = "to the node, all clients have the proxy's address, and share the limits of one source";
     (is_behind_proxy && config.client.trusted_proxies.is_empty()).then(|| {
         (

@@ -8,8 +8,8 @@ use chappe_node::PassedSockets;
 use listenfd::ListenFd;
 use socket2::SockRef;
 
-/// Maximum number of passed sockets: one for clients, one for nodes, one for the operator, two for the relay for media.
-const MAX_SOCKETS: usize = 5;
+/// Maximum number of passed sockets: one each for clients, nodes, the operator and http-01, and two for the relay for media.
+const MAX_SOCKETS: usize = 6;
 
 /// Why passed sockets cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +19,8 @@ pub(crate) enum PassedError {
     TooMany(usize),
     /// A name that is not one of a node's, or no name.
     #[error(
-        "a socket named `{0}` was passed (LISTEN_FDNAMES); set FileDescriptorName= in its unit to client, federation, turn \
-         or admin"
+        "a socket named `{0}` was passed (LISTEN_FDNAMES); set FileDescriptorName= in its unit to client, federation, turn, \
+         admin or http"
     )]
     Name(String),
     /// Two sockets for one purpose.
@@ -57,14 +57,18 @@ pub(crate) fn take() -> Result<PassedSockets, PassedError> {
     for (index, name) in names.enumerate() {
         let kind = |source| PassedError::Kind { name: name.clone(), source };
         let is_first = match name.as_str() {
-            "client" | "admin" => {
+            "client" | "admin" | "http" => {
                 let listener = passed.take_tcp_listener(index).map_err(kind)?;
                 if let Some(listener) = &listener
                     && !SockRef::from(listener).is_listener().map_err(kind)?
                 {
                     return Err(kind(io::Error::other("it does not listen")));
                 }
-                let place = if name == "client" { &mut sockets.client } else { &mut sockets.admin };
+                let place = match name.as_str() {
+                    "client" => &mut sockets.client,
+                    "admin" => &mut sockets.admin,
+                    _ => &mut sockets.http,
+                };
                 std::mem::replace(place, listener).is_none()
             }
             "federation" => {

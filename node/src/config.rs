@@ -14,18 +14,20 @@ pub use chappe_common::config_error::ConfigError;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::{advertised::can_be_dialled, live::LiveConfig};
 pub use self::{
+    acme::{AcmeSection, ChallengeChoice},
     advertised::{Advertised, AdvertisedError},
     federation::{AdmissionPolicy, FederationSection},
     live::ChangedKeys,
     turn::TurnSection,
 };
+pub(crate) use self::{advertised::can_be_dialled, live::LiveConfig};
 use crate::membership::{
     Settings,
     admission::{Admission, Policy},
 };
 
+mod acme;
 mod advertised;
 mod check;
 mod federation;
@@ -110,6 +112,15 @@ pub struct ClientSection {
     pub tls_key: Option<PathBuf>,
     /// Networks of reverse proxies that are trusted to tell a client's address. Limits for each source then apply to it.
     pub trusted_proxies: Vec<IpNet>,
+    /// A certificate that the node obtains by itself.
+    pub acme: AcmeSection,
+}
+
+impl ClientSection {
+    /// Whether the node terminates TLS itself.
+    pub const fn has_tls(&self) -> bool {
+        self.tls_cert.is_some() || self.acme.enabled
+    }
 }
 
 impl Default for ClientSection {
@@ -121,6 +132,7 @@ impl Default for ClientSection {
             tls_cert: None,
             tls_key: None,
             trusted_proxies: Vec::new(),
+            acme: AcmeSection::default(),
         }
     }
 }

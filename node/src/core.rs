@@ -22,6 +22,7 @@ use crate::{
     publisher::command::Command,
     sessions::Sessions,
     tasks::Tasks,
+    websocket::tls::Tls,
 };
 
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) links: Arc<Links>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) homes: Homes,
+    /// The certificate for clients.
+    pub(crate) tls: Option<Arc<Tls>>,
     /// The node's own STUN and TURN server.
     pub(crate) media_relay: Option<Arc<MediaRelay>>,
     /// Revoked online keys of registries.

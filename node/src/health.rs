@@ -31,6 +31,11 @@ pub(crate) enum Unfit {
     CutOff,
     #[error("this machine's clock is wrong: it differs from the clocks of other nodes (see timedatectl)")]
     Clock,
+    /// The node obtains its certificate by ACME, and has none that is valid.
+    #[error(
+        "this node has no valid certificate for the wss:// URLs in client.urls: the log has the reason (client.acme)"
+    )]
+    Certificate,
 }
 
 /// The node's condition as `/health` reports it.
@@ -82,8 +87,11 @@ impl Health {
         if !changed {
             return;
         }
-        if holds {
-            tracing::error!("clients are sent elsewhere: {reason}");
+        match reason {
+            // A first start is no error, and the task of the certificate explains its failures.
+            Unfit::Certificate if holds => tracing::info!("clients are sent elsewhere: {reason}"),
+            _ if holds => tracing::error!("clients are sent elsewhere: {reason}"),
+            _ => {}
         }
         match (was_fit, is_fit) {
             (true, false) => self.became_unfit.send_replace(()),
@@ -120,6 +128,7 @@ impl Health {
             (Some(_), _) => "failing",
             (None, true) => "draining",
             (None, false) if unfit.is_empty() => "healthy",
+            (None, false) if unfit.iter().all(|reason| *reason == Unfit::Certificate) => "no_certificate",
             (None, false) => "cut_off",
         };
         let failures = failure.iter().map(ToString::to_string);

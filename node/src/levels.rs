@@ -16,5 +16,6 @@ pub(crate) fn levels(core: &Arc<Core>) -> Levels {
         tasks: core.context.tasks.len() + core.connections.len(),
         clock_offset: core.health.clock_offset().unwrap_or_default(),
         panics: core.context.tasks.panics(),
+        certificate: core.tls.as_ref().and_then(|tls| tls.validity()),
     }
 }

@@ -7,6 +7,7 @@
 //! publisher and the router for peer frames; then homes and federation; then `sessions` and `links`; then the pure
 //! modules.
 
+mod acme;
 mod admin;
 mod client_protocol;
 pub mod clock;
@@ -45,6 +46,7 @@ mod vectors;
 mod websocket;
 mod wire;
 
+pub use acme::runtime::AcmeSetupError;
 pub use config::NodeConfig;
 pub use federation::own_addrs::ResolveError;
 pub use node::{Node, NodeAddrs, NodeStats, StartError};

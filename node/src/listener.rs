@@ -33,7 +33,7 @@ use crate::{
     websocket::{
         Connection,
         rewound::Rewound,
-        tls::Tls,
+        tls::{CHALLENGE_PROTOCOL, Tls},
         upgrade::{self, First},
     },
 };
@@ -241,10 +241,15 @@ async fn open(
             return Ok(Err(refused));
         }
         let mut stream = acceptor.accept(stream).await?;
+        if stream.get_ref().1.alpn_protocol() == Some(CHALLENGE_PROTOCOL) {
+            // The authority has seen the certificate (RFC 8737, 3).
+            stream.shutdown().await?;
+            return Ok(Ok(None));
+        }
         let first = upgrade::read(&mut stream).await?;
-        Ok::<_, io::Error>(Ok((stream, first)))
+        Ok::<_, io::Error>(Ok(Some((stream, first))))
     };
-    let (mut stream, first) = in_time(core, timeout(within, opening).await)?.ok()?;
+    let (mut stream, first) = in_time(core, timeout(within, opening).await)?.ok()??;
     if let Err(refused) = arrival.read_request(core, &first) {
         refuse(&mut stream, refused).await;
         return None;

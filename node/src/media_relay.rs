@@ -121,7 +121,7 @@ impl MediaRelay {
             },
             budget: budget_file::load(&budget_file, limit, month),
         })?;
-        let has_certificate = config.client.tls_cert.is_some();
+        let has_certificate = config.client.has_tls();
         let urls = urls(relay.addrs(), externals, has_certificate, services.client_urls);
         let reach = Mutex::new(Reach { externals, urls, own, members: Vec::new() });
         let (allowed, denied) = (turn.allowed_peers.clone(), turn.denied_peers.clone());

@@ -17,7 +17,7 @@ use prometheus_client::{
 
 use crate::{
     membership::counts::{Counts, Reason},
-    websocket::codec::Violation,
+    websocket::{codec::Violation, validity::Validity},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,6 +44,31 @@ impl ProxyFault {
             Self::ProxyHeader => "proxy_header",
             Self::Unreadable => "unreadable",
             Self::Contradiction => "contradiction",
+        }
+    }
+}
+
+/// How an attempt to obtain a certificate ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AcmeOutcome {
+    Issued,
+    /// The authority refused something, or could not validate a host.
+    Refused,
+    /// The authority did not answer, or has a problem itself.
+    Unreachable,
+    /// The disk did not accept the state, so nothing was ordered.
+    NotStored,
+}
+
+impl AcmeOutcome {
+    const ALL: [Self; 4] = [Self::Issued, Self::Refused, Self::Unreachable, Self::NotStored];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::NotStored => "not_stored",
         }
     }
 }
@@ -107,6 +132,9 @@ pub(crate) struct Metrics {
     refused: Family<Code, Counter>,
     proxied_refused: Family<Code, Counter>,
     violations: Family<Code, Counter>,
+    acme_orders: Family<Code, Counter>,
+    /// When the certificate is valid, as of the last scrape.
+    certificate: Arc<Mutex<Option<Validity>>>,
     /// The counts of membership as of its last step.
     membership: Arc<Mutex<Counts>>,
     /// The state of the relay for media as of the last scrape.
@@ -132,6 +160,8 @@ pub(crate) struct Levels {
     pub(crate) clock_offset: i64,
     /// Tasks that have panicked since the start.
     pub(crate) panics: u64,
+    /// When the certificate for clients is valid, if there is one.
+    pub(crate) certificate: Option<Validity>,
 }
 
 /// Metrics that are set at each scrape.
@@ -170,6 +200,10 @@ impl Default for Metrics {
         );
         let violations = family(Violation::ALL.map(Violation::as_str));
         registry.register("violations", "Sessions ended because the client broke the framing", violations.clone());
+        let acme_orders = family(AcmeOutcome::ALL.map(AcmeOutcome::as_str));
+        registry.register("acme_orders", "Attempts to obtain a certificate by ACME", acme_orders.clone());
+        let certificate = Arc::new(Mutex::new(None));
+        registry.register_collector(Box::new(CertificateCollector(certificate.clone())));
         let membership = Arc::new(Mutex::new(Counts::default()));
         registry.register_collector(Box::new(MembershipCollector(membership.clone())));
         let relay = Arc::new(Mutex::new(None));
@@ -228,6 +262,8 @@ impl Default for Metrics {
             refused,
             proxied_refused,
             violations,
+            acme_orders,
+            certificate,
             membership,
             relay,
             gauges,
@@ -252,6 +288,11 @@ impl Metrics {
         self.violations.get_or_create(&Code { code: violation.as_str() }).inc();
     }
 
+    /// Counts an attempt to obtain a certificate.
+    pub(crate) fn acme_ordered(&self, outcome: AcmeOutcome) {
+        self.acme_orders.get_or_create(&Code { code: outcome.as_str() }).inc();
+    }
+
     /// Replaces the counts of membership.
     pub(crate) fn set_membership(&self, counts: Counts) {
         *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = counts;
@@ -260,6 +301,7 @@ impl Metrics {
     /// Encodes all metrics as text for Prometheus, those of the relay for media too if it runs.
     pub(crate) fn encode(&self, levels: Levels, relay: Option<Snapshot>) -> String {
         self.gauges.set(levels);
+        *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = levels.certificate;
         *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = relay;
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("a string takes any text");
@@ -303,6 +345,25 @@ impl Gauges {
         }
         self.clock_offset.set(levels.clock_offset);
         self.panics.inner().store(levels.panics, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Exports when the certificate for clients is valid, if there is one.
+#[derive(Debug)]
+struct CertificateCollector(Arc<Mutex<Option<Validity>>>);
+
+impl Collector for CertificateCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let validity = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Validity { starts_at, expires_at }) = validity else { return Ok(()) };
+        for (name, help, time) in [
+            ("certificate_start_timestamp_seconds", "Since when the certificate for clients is valid", starts_at),
+            ("certificate_expiry_timestamp_seconds", "When the certificate for clients expires", expires_at),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 
@@ -403,6 +464,7 @@ impl Collector for MembershipCollector {
 mod tests {
     use std::{fs, path::Path};
 
+    use chappe_common::time::UnixTime;
     use chappe_turn::{
         budget::{Budget, Month},
         counters::Counters,
@@ -425,6 +487,7 @@ mod tests {
             tasks: 0,
             clock_offset: 0,
             panics: 0,
+            certificate: Some(Validity { starts_at: UnixTime::from_secs(1), expires_at: UnixTime::from_secs(2) }),
         };
         let relay = Snapshot {
             counters: Counters::default(),

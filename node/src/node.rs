@@ -16,9 +16,13 @@ use chappe_common::{
     task_failure::TaskFailure,
 };
 use chappe_discovery::{SetupError, net::Net, registry::RegistryClient};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
+    acme::{
+        http_listener,
+        runtime::{Acme, AcmeSetupError},
+    },
     admin,
     clock::Clock,
     config::{ChangedKeys, ConfigError, LiveConfig, NodeConfig},
@@ -87,6 +91,9 @@ pub enum StartError {
     /// The TLS certificate for clients cannot be loaded.
     #[error("the certificate for clients cannot be used")]
     Tls(#[from] TlsError),
+    /// The certificate for clients cannot be obtained with these settings.
+    #[error("client.acme cannot be used")]
+    Acme(#[from] AcmeSetupError),
     /// The node's record cannot be signed, because its URLs and addresses are too long.
     #[error("the node's record cannot be signed: its URLs and addresses together are too long")]
     Record(#[from] SignError),
@@ -184,10 +191,12 @@ impl Node {
             (Some(cert), Some(key)) => Some(Arc::new(Tls::load(cert, key)?)),
             _ => None,
         };
-        let bound = Bound::bind(&config, passed)?;
+        let acme = Acme::load(&config, clock.clone())?;
+        let tls = tls.or_else(|| acme.as_ref().map(|acme| acme.tls().clone()));
+        let bound = Bound::bind(&config, passed, acme.as_ref().is_some_and(Acme::needs_http))?;
         let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
         let endpoint = endpoint::on(bound.federation, &config.federation, identity.key()).map_err(bind_error)?;
-        let (client, admin, turn) = (bound.client, bound.admin, bound.turn);
+        let (client, admin, http, turn) = (bound.client, bound.admin, bound.http, bound.turn);
         let mut addrs = NodeAddrs {
             client: client.local_addr().map_err(bind_error)?,
             quic: endpoint.local_addr().map_err(bind_error)?,
@@ -244,6 +253,7 @@ impl Node {
             links: links.clone(),
             sessions,
             homes,
+            tls: tls.clone(),
             media_relay,
             revocations: revoked,
             membership,
@@ -263,19 +273,28 @@ impl Node {
         core.context.tasks.spawn_essential("relay peers", upkeep::watch_members_for_relay(core.clone()));
         core.context.tasks.spawn_essential("relay budget", upkeep::watch_relay_budget(core.clone()));
         core.context.tasks.spawn_essential("relay address", external_address::watch(core.clone()));
+        let has_certificate = acme.as_ref().map(Acme::has_certificate);
+        if let Some(acme) = acme {
+            acme.update_fitness(&core);
+            if let Some(http) = http {
+                let challenges = acme.challenges().clone();
+                core.context.tasks.spawn_essential("challenges", http_listener::run(core.clone(), http, challenges));
+            }
+            core.context.tasks.spawn_essential("certificate", acme.run(core.clone()));
+        } else if let Some(tls) = tls.clone() {
+            core.context.tasks.spawn_essential("certificate", tls.watch(LOOK_EVERY));
+        }
         let joining = core.context.tasks.sibling();
         let revocations = revocations::run(core.clone(), directory.clone(), revocations_file);
         joining.spawn_essential("revocations", revocations);
-        joining.spawn_essential("joining", join::run(core.clone(), directory, members_file.clone()));
+        let join = join::run(core.clone(), directory, members_file.clone());
+        joining.spawn_essential("joining", once_reachable(has_certificate.clone(), join));
         joining.spawn_essential("addresses", own_addrs::watch(core.clone()));
         joining.spawn_essential("records", registration::renew_records(core.clone()));
         if let Some(registries) = registries.clone() {
-            joining.spawn_essential("registries", registries.run(core.clone()));
+            joining.spawn_essential("registries", once_reachable(has_certificate, registries.run(core.clone())));
         }
         let listener = core.context.tasks.sibling();
-        if let Some(tls) = tls.clone() {
-            core.context.tasks.spawn_essential("certificate", tls.watch(LOOK_EVERY));
-        }
         listener.spawn_essential("clients", listener::serve_clients(core.clone(), client, tls.clone()));
         if let Some(admin) = admin {
             core.context.tasks.spawn_essential("admin", admin::run(core.clone(), admin));
@@ -395,6 +414,17 @@ impl Drop for Node {
     }
 }
 
+/// Runs `task` once clients can connect: a node without its first certificate must not be offered to them.
+async fn once_reachable(has_certificate: Option<watch::Receiver<bool>>, task: impl Future<Output = ()>) {
+    if let Some(mut has_certificate) = has_certificate
+        && has_certificate.wait_for(|is_there| *is_there).await.is_err()
+    {
+        // The task of the certificate has ended, which is reported by itself.
+        return std::future::pending().await;
+    }
+    task.await;
+}
+
 /// Starts the relay for media, if it is on.
 fn spawn_media_relay(
     context: &Context,
@@ -427,7 +457,7 @@ fn context(
     let roots = if config.federation.roots.is_empty() { &own[..] } else { &config.federation.roots };
     let federation = FederationId::of_roots(roots);
     let client_urls = match config.client.urls.as_slice() {
-        [] => vec![format!("{}://{}", if config.client.tls_cert.is_some() { "wss" } else { "ws" }, addrs.client)],
+        [] => vec![format!("{}://{}", if config.client.has_tls() { "wss" } else { "ws" }, addrs.client)],
         urls => urls.to_vec(),
     };
     Context {

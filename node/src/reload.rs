@@ -30,12 +30,12 @@ pub(crate) async fn apply(core: &Core, tls: Option<&Arc<Tls>>, new: &NodeConfig)
     in_use.limits = live.limits.clone();
     in_use.client.trusted_proxies = live.trusted_proxies.clone();
     in_use.node.log = live.log.clone();
-    if let Some(tls) = tls {
-        let (cert, key) = tls.paths();
+    if let Some((cert, key)) = tls.and_then(|tls| tls.paths()) {
         (in_use.client.tls_cert, in_use.client.tls_key) = (Some(cert), Some(key));
     }
     let mut changed = ChangedKeys::between(&in_use, new);
-    match (tls, &new.client.tls_cert, &new.client.tls_key) {
+    let from_files = tls.filter(|tls| tls.paths().is_some());
+    match (from_files, &new.client.tls_cert, &new.client.tls_key) {
         (Some(tls), Some(cert), Some(key)) => {
             let (tls, cert, key) = (tls.clone(), cert.clone(), key.clone());
             match tokio::task::spawn_blocking(move || tls.replace(&cert, &key)).await {
@@ -45,7 +45,7 @@ pub(crate) async fn apply(core: &Core, tls: Option<&Arc<Tls>>, new: &NodeConfig)
                 Err(_) => {}
             }
         }
-        // The relay for media and the node's URLs depend on whether there is a certificate.
+        // The relay for media and the node's URLs depend on whether there is a certificate, and its task on where from.
         _ => changed.move_to_restart(|key| key.starts_with("client.tls_")),
     }
     // The values of a key that needs a restart stay as they are.

@@ -26,6 +26,8 @@ pub struct PassedSockets {
     pub federation: Option<UdpSocket>,
     /// For `admin.listen`.
     pub admin: Option<StdTcpListener>,
+    /// For `client.acme.http_listen`.
+    pub http: Option<StdTcpListener>,
     /// For `turn.listen`, at most one of each family.
     pub turn: Vec<UdpSocket>,
 }
@@ -36,13 +38,15 @@ pub(crate) struct Bound {
     pub(crate) client: TcpListener,
     pub(crate) federation: UdpSocket,
     pub(crate) admin: Option<TcpListener>,
+    /// For http-01.
+    pub(crate) http: Option<TcpListener>,
     /// The relay for media binds what was not passed.
     pub(crate) turn: Vec<UdpSocket>,
 }
 
 impl Bound {
-    /// Takes the passed sockets, and binds the others.
-    pub(crate) fn bind(config: &NodeConfig, passed: PassedSockets) -> Result<Self, BindError> {
+    /// Takes the passed sockets, and binds the others. `needs_http` is whether an authority validates a host by http-01.
+    pub(crate) fn bind(config: &NodeConfig, passed: PassedSockets, needs_http: bool) -> Result<Self, BindError> {
         let client = listen(passed.client, config.client.listen, "client.listen")?;
         let admin = match (passed.admin, config.admin.listen) {
             (Some(socket), addr) => {
@@ -51,6 +55,14 @@ impl Bound {
             }
             (None, Some(addr)) => Some(listen(None, addr, "admin.listen")?),
             (None, None) => None,
+        };
+        let acme = &config.client.acme;
+        if passed.http.is_some() && !acme.enabled {
+            tracing::warn!("a socket named http was passed, but client.acme.enabled is false: nobody serves it");
+        }
+        let http = match passed.http.filter(|_| acme.enabled) {
+            None if !needs_http => None,
+            passed => Some(listen(passed, acme.http_listen, "client.acme.http_listen")?),
         };
         let federation = match passed.federation {
             Some(socket) => {
@@ -65,7 +77,7 @@ impl Bound {
         for socket in &passed.turn {
             log_passed("turn.listen", socket.local_addr());
         }
-        Ok(Self { client, federation, admin, turn: passed.turn })
+        Ok(Self { client, federation, admin, http, turn: passed.turn })
     }
 }
 

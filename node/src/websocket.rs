@@ -9,6 +9,7 @@ pub(crate) mod reader;
 pub(crate) mod rewound;
 pub(crate) mod tls;
 pub(crate) mod upgrade;
+pub(crate) mod validity;
 pub(crate) mod writer;
 
 use std::{io, sync::Arc};

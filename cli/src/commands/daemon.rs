@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Error, Result};
 use chappe_common::task_failure::TaskFailure;
+use chappe_node::StartError;
 use clap::Args;
 use serde::Serialize;
 
@@ -43,10 +44,19 @@ impl DaemonArgs {
 /// Adds advice for the operator to a failed start.
 pub(crate) fn explain_start(error: impl Into<Error>) -> Error {
     let error = error.into();
-    let taken = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    if taken.into_iter().any(|cause| cause.kind() == io::ErrorKind::AddrInUse) {
+    let has_cause = |kind| {
+        let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+        causes.any(|cause| cause.kind() == kind)
+    };
+    if has_cause(io::ErrorKind::AddrInUse) {
         let advice = "another process uses this address; stop it, or set another address or port 0, for instance with \
                       --set";
+        return Error::msg(format!("{error:#}: {advice}"));
+    }
+    let is_bind = error.downcast_ref::<StartError>().is_some_and(|error| matches!(error, StartError::Bind { .. }));
+    if is_bind && has_cause(io::ErrorKind::PermissionDenied) {
+        let advice = "ports below 1024 need a privilege: let systemd pass the socket, or give the unit \
+                      CAP_NET_BIND_SERVICE (see deploy/README.md), or forward the port to another one that you set";
         return Error::msg(format!("{error:#}: {advice}"));
     }
     error

@@ -3,6 +3,7 @@
 // Each test program uses only some of these.
 #![allow(dead_code)]
 
+pub(crate) mod authority;
 pub(crate) mod federation;
 pub(crate) mod tls;
 

@@ -74,17 +74,23 @@ impl ChangedKeys {
     }
 }
 
-/// All keys as `section.key`, with their values.
+/// All keys as `section.key` or `section.table.key`, with their values.
 fn values(config: &NodeConfig) -> BTreeMap<String, Value> {
-    let object = |value: Value| match value {
-        Value::Object(keys) => keys,
-        _ => unreachable!("a configuration is a table of tables"),
-    };
-    let sections = object(serde_json::to_value(config).expect("every key has a JSON form"));
-    let of_section = |(section, keys): (String, Value)| {
-        object(keys).into_iter().map(move |(key, value)| (format!("{section}.{key}"), value))
-    };
-    sections.into_iter().flat_map(of_section).collect()
+    let mut found = BTreeMap::new();
+    let all = serde_json::to_value(config).expect("every key has a JSON form");
+    let mut open = vec![(String::new(), all)];
+    while let Some((key, value)) = open.pop() {
+        match value {
+            Value::Object(keys) => {
+                let of_table = |inner: String| if key.is_empty() { inner } else { format!("{key}.{inner}") };
+                open.extend(keys.into_iter().map(|(inner, value)| (of_table(inner), value)));
+            }
+            value => {
+                found.insert(key, value);
+            }
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -101,10 +107,14 @@ mod tests {
         new.client.trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
         new.client.listen.set_port(1);
         new.client.tls_cert = Some("cert.pem".into());
+        new.client.acme.enabled = true;
         new.node.region = "eu-west".to_owned();
         let changed = ChangedKeys::between(&old, &new);
         assert_eq!(changed.reloaded, ["client.tls_cert", "client.trusted_proxies", "limits.messages_per_minute"]);
-        assert_eq!(changed.need_restart, ["client.listen", "limits.max_pending_leases", "node.region"]);
+        assert_eq!(
+            changed.need_restart,
+            ["client.acme.enabled", "client.listen", "limits.max_pending_leases", "node.region"]
+        );
         assert!(changed.has_reloaded("limits.") && !changed.has_reloaded("node.log"));
     }
 

@@ -1,9 +1,10 @@
-//! The TLS certificate for clients, which is reloaded while the node runs.
+//! The TLS certificate for clients, which is replaced while the node runs: from files, or by ACME.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -14,13 +15,19 @@ use rustls::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject as _},
     },
-    server::NoServerSessionStorage,
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    sign::CertifiedKey,
 };
 use tokio_rustls::TlsAcceptor;
+
+use super::validity::Validity;
 
 /// The interval at which the files are checked. Certificates are renewed weeks before they expire, so it needn't be
 /// short.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// The application protocol of tls-alpn-01 (RFC 8737, 6.2).
+pub(crate) const CHALLENGE_PROTOCOL: &[u8] = b"acme-tls/1";
 
 /// Why a certificate can't be used. The previous one stays in use, if there is one.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +60,12 @@ pub enum TlsError {
 /// The modification time and length of both files.
 type FileStamps = [Option<(SystemTime, u64)>; 2];
 
-/// A certificate and its private key, loaded from two files.
+/// The certificate for clients.
 #[derive(Debug)]
 pub(crate) struct Tls {
-    files: Mutex<TlsFiles>,
-    current: Mutex<Arc<ServerConfig>>,
+    /// `None` if the certificate is obtained by ACME.
+    files: Option<Mutex<TlsFiles>>,
+    served: Mutex<Served>,
 }
 
 /// The files of a certificate, and of its private key.
@@ -67,32 +75,122 @@ struct TlsFiles {
     key: PathBuf,
 }
 
+/// What is served now.
+#[derive(Debug)]
+struct Served {
+    config: Arc<ServerConfig>,
+    certificates: Certificates,
+}
+
+/// The certificates of a configuration.
+#[derive(Clone, Debug, Default)]
+struct Certificates {
+    /// `None` until the first one is issued.
+    own: Option<Arc<CertifiedKey>>,
+    /// Certificates of pending challenges, by server name.
+    challenges: BTreeMap<String, Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // An authority names this protocol alone (RFC 8737, 3).
+        let is_challenge = hello
+            .alpn()
+            .is_some_and(|mut protocols| protocols.next() == Some(CHALLENGE_PROTOCOL) && protocols.next().is_none());
+        if is_challenge {
+            return self.challenges.get(&hello.server_name()?.to_ascii_lowercase()).cloned();
+        }
+        self.own.clone()
+    }
+}
+
+impl Certificates {
+    fn into_served(self) -> Result<Served, rustls::Error> {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(self.clone()));
+        // Browsers name no protocol for TURN. A client that names it (RFC 7443) must not be refused.
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"stun.turn".to_vec()];
+        if !self.challenges.is_empty() {
+            config.alpn_protocols.push(CHALLENGE_PROTOCOL.to_vec());
+        }
+        // A session lasts hours, and would keep its resumption state all that time. A full handshake costs only 0.1 ms.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Served { config: Arc::new(config), certificates: self })
+    }
+}
+
 impl Tls {
     /// Loads the files.
     pub(crate) fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
-        let current = Mutex::new(Arc::new(server_config(cert, key)?));
-        Ok(Self { files: Mutex::new(TlsFiles { cert: cert.to_owned(), key: key.to_owned() }), current })
+        let own = Some(Arc::new(load_certificate(cert, key)?));
+        let certificates = Certificates { own, ..Certificates::default() };
+        let served = Mutex::new(certificates.into_served().map_err(TlsError::Unusable)?);
+        Ok(Self { files: Some(Mutex::new(TlsFiles { cert: cert.to_owned(), key: key.to_owned() })), served })
+    }
+
+    /// Creates one without a certificate. Handshakes fail until [`Tls::set_certificate`].
+    pub(crate) fn without_certificate() -> Result<Self, rustls::Error> {
+        Ok(Self { files: None, served: Mutex::new(Certificates::default().into_served()?) })
     }
 
     /// Returns an acceptor with the current certificate.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone().into()
+        self.served().config.clone().into()
+    }
+
+    /// Replaces the certificate. Connections that have begun keep theirs.
+    pub(crate) fn set_certificate(&self, certificate: CertifiedKey) -> Result<(), rustls::Error> {
+        self.change(|certificates| certificates.own = Some(Arc::new(certificate)))
+    }
+
+    /// Serves a certificate to an authority that validates this server name.
+    pub(crate) fn add_challenge(&self, server_name: String, certificate: CertifiedKey) -> Result<(), rustls::Error> {
+        self.change(|certificates| {
+            certificates.challenges.insert(server_name, Arc::new(certificate));
+        })
+    }
+
+    /// Refuses [`CHALLENGE_PROTOCOL`] from now on.
+    pub(crate) fn clear_challenges(&self) -> Result<(), rustls::Error> {
+        self.change(|certificates| certificates.challenges.clear())
+    }
+
+    /// When the current certificate is valid. `None` without one, or if it cannot be parsed.
+    pub(crate) fn validity(&self) -> Option<Validity> {
+        Validity::of_chain(&self.served().certificates.own.as_ref()?.cert)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Certificates)) -> Result<(), rustls::Error> {
+        let mut served = self.served();
+        let mut certificates = served.certificates.clone();
+        change(&mut certificates);
+        *served = certificates.into_served()?;
+        Ok(())
+    }
+
+    fn served(&self) -> MutexGuard<'_, Served> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reloads the files after each change. Never returns.
     pub(crate) async fn watch(self: Arc<Self>, every: Duration) {
-        let mut seen = self.file_stamps().await;
+        let Some(mut files) = self.files() else { return std::future::pending().await };
+        let mut seen = file_stamps(&files).await;
         let mut tick = tokio::time::interval(every);
         loop {
             tick.tick().await;
-            let file_stamps = self.file_stamps().await;
-            if file_stamps == seen {
+            files = self.files().unwrap_or(files);
+            let stamps = file_stamps(&files).await;
+            if stamps == seen {
                 continue;
             }
             // If only one of the files is written yet, the next change triggers another reload.
-            seen = file_stamps;
-            let tls = self.clone();
-            match tokio::task::spawn_blocking(move || tls.reload(&tls.files())).await {
+            seen = stamps;
+            let (tls, changed) = (self.clone(), files.clone());
+            match tokio::task::spawn_blocking(move || tls.reload(&changed)).await {
                 Ok(Ok(())) => tracing::info!("reloaded the TLS certificate"),
                 Ok(Err(error)) => {
                     let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
@@ -109,37 +207,36 @@ impl Tls {
     pub(crate) fn replace(&self, cert: &Path, key: &Path) -> Result<(), TlsError> {
         let files = TlsFiles { cert: cert.to_owned(), key: key.to_owned() };
         self.reload(&files)?;
-        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        if let Some(watched) = &self.files {
+            *watched.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        }
         Ok(())
     }
 
     fn reload(&self, files: &TlsFiles) -> Result<(), TlsError> {
-        let config = Arc::new(server_config(&files.cert, &files.key)?);
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = config;
-        Ok(())
+        self.set_certificate(load_certificate(&files.cert, &files.key)?).map_err(TlsError::Unusable)
     }
 
-    /// Returns the files of the certificate and of its key.
-    pub(crate) fn paths(&self) -> (PathBuf, PathBuf) {
-        let TlsFiles { cert, key } = self.files();
-        (cert, key)
+    /// Returns the files of the certificate and of its key. `None` if it is obtained by ACME.
+    pub(crate) fn paths(&self) -> Option<(PathBuf, PathBuf)> {
+        self.files().map(|TlsFiles { cert, key }| (cert, key))
     }
 
-    fn files(&self) -> TlsFiles {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    async fn file_stamps(&self) -> FileStamps {
-        let stamp_of = async |path: &Path| {
-            let data = tokio::fs::metadata(path).await.ok()?;
-            Some((data.modified().ok()?, data.len()))
-        };
-        let files = self.files();
-        [stamp_of(&files.cert).await, stamp_of(&files.key).await]
+    fn files(&self) -> Option<TlsFiles> {
+        let files = self.files.as_ref()?;
+        Some(files.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
-fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+async fn file_stamps(files: &TlsFiles) -> FileStamps {
+    let stamp_of = async |path: &Path| {
+        let data = tokio::fs::metadata(path).await.ok()?;
+        Some((data.modified().ok()?, data.len()))
+    };
+    [stamp_of(&files.cert).await, stamp_of(&files.key).await]
+}
+
+fn load_certificate(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let error_for = |name: &'static str, path: &Path, wanted: &'static str| {
         let path = path.to_owned();
         move |error: pem::Error| match error {
@@ -155,18 +252,7 @@ fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
         return Err(cert_error()(pem::Error::NoItemsFound));
     }
     let key = PrivateKeyDer::from_pem_file(key).map_err(error_for("client.tls_key", key, "private key"))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Unusable)?
-        .with_no_client_auth()
-        .with_single_cert(certs, key)
-        .map_err(TlsError::Unusable)?;
-    // Browsers name no protocol for TURN. A client that names it (RFC 7443) must not be refused.
-    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"stun.turn".to_vec()];
-    // A session lasts hours, and would keep its resumption state all that time. A full handshake costs only 0.1 ms.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(config)
+    CertifiedKey::from_der(certs, key, &ring::default_provider()).map_err(TlsError::Unusable)
 }
 
 #[cfg(test)]
@@ -217,7 +303,7 @@ mod tests {
         let names = ["cert", "key"];
         let [cert_path, key_path] = write(dir.path(), names, [&cert, &key]);
         let tls = Arc::new(Tls::load(&cert_path, &key_path).expect("a certificate"));
-        let current = || Arc::as_ptr(&tls.current.lock().expect("nobody panicked"));
+        let current = || Arc::as_ptr(&tls.served().config);
         let watching = tls.clone().watch(EVERY);
         let changing = async {
             let first = current();

@@ -85,7 +85,7 @@ async fn problems(config: &NodeConfig, output: Output) -> Result<Vec<String>> {
         Some(url) => url.clone(),
         None if config.client.listen.port() == 0 => bail!("set client.urls: client.listen has no fixed port"),
         None => {
-            let scheme = if config.client.tls_cert.is_some() { "wss" } else { "ws" };
+            let scheme = if config.client.has_tls() { "wss" } else { "ws" };
             format!("{scheme}://{}", reached(config.client.listen))
         }
     };

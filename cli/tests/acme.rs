@@ -1,0 +1,267 @@
+//! A node that obtains its certificate from a real authority (`pebble`), by each challenge, and through failures.
+#![cfg(target_os = "linux")]
+
+mod process;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use process::{
+    PATIENCE, Running, arg,
+    authority::{Authority, Settings, connect_tls, free_addr},
+    chappe,
+    federation::metric,
+    finished, get, texts,
+};
+use tempfile::TempDir;
+
+/// The name that the authority resolves to 127.0.0.1.
+const NAME: &str = "relay.example.org";
+
+/// A node's folder and settings.
+struct Folder {
+    dir: TempDir,
+    settings: Vec<String>,
+}
+
+/// A running node.
+struct Node {
+    process: Running,
+    client: SocketAddr,
+    admin: String,
+}
+
+impl Folder {
+    /// A node with a URL at this host, which listens where the authority connects.
+    fn new(authority: &Authority, host: &str, challenge: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let made = finished(&["node", "init", "--config", arg(&dir.path().join("node.toml"))]);
+        assert!(made.status.success(), "{:?}", texts(&made));
+        let mut settings = authority.settings();
+        settings.extend([
+            format!("client.urls=[\"wss://{host}:{}/\"]", authority.tls.port()),
+            format!("client.listen={}", authority.tls),
+            format!("client.acme.challenge={challenge}"),
+            format!("client.acme.http_listen={}", authority.http),
+            "federation.listen=127.0.0.1:0".to_owned(),
+            "admin.listen=127.0.0.1:0".to_owned(),
+            "times.drain=1s".to_owned(),
+        ]);
+        Self { dir, settings }
+    }
+
+    fn set(&mut self, setting: &str) {
+        self.settings.push(setting.to_owned());
+    }
+
+    fn start(&self) -> Node {
+        let mut command = chappe(&["--json", "node", "run", "--config", arg(&self.dir.path().join("node.toml"))]);
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
+        let log = fs::File::options().create(true).append(true).open(self.log_path()).expect("a writable folder");
+        let mut process = Running::start(command.stderr(log));
+        let ready = process.event("ready");
+        let client = ready["client_addr"].as_str().and_then(|addr| addr.parse().ok()).expect("an address");
+        let admin = ready["admin_url"].as_str().expect("a URL").trim_start_matches("http://").to_owned();
+        Node { process, client, admin }
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// What the node has logged, in all of its runs.
+    fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).expect("a log")
+    }
+
+    /// Waits until the log has this text.
+    fn wait_for_log(&self, text: &str) {
+        eventually(|| {
+            self.log().contains(text).then_some(()).ok_or_else(|| format!("no «{text}» in:\n{}", self.log()))
+        });
+    }
+}
+
+impl Node {
+    fn readyz(&self) -> (u16, String) {
+        get(&self.admin, "/readyz")
+    }
+
+    /// Waits until it has a certificate.
+    fn wait_until_ready(&self, folder: &Folder) {
+        eventually(|| match self.readyz() {
+            (200, _) => Ok(()),
+            (status, text) => Err(format!("{status} {text}\n{}", folder.log())),
+        });
+    }
+
+    fn orders(&self, code: &str) -> i64 {
+        metric(&self.admin, &format!("chappe_acme_orders_total{{code=\"{code}\"}}"))
+    }
+}
+
+/// Waits until `check` returns a value.
+fn eventually<T>(check: impl Fn() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match check() {
+            Ok(value) => return value,
+            Err(problem) => assert!(Instant::now() < deadline, "{problem}"),
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The status and the body of a response over TLS, whose certificate is checked.
+fn get_over_tls(authority: &Authority, node: &Node, host: &str, path: &str) -> String {
+    let mut stream = connect_tls(node.client, host, authority.issuing_root()).expect("a valid certificate");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").expect("it takes a request");
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+/// Ends a node without its knowledge.
+fn kill(node: Node) {
+    drop(node.process);
+}
+
+/// A first request to the node's page for people and to others at the port for http-01.
+fn get_plainly(addr: SocketAddr, path: &str) -> (u16, String) {
+    get(&addr.to_string(), path)
+}
+
+#[test]
+fn a_restart_with_a_stored_certificate_asks_nothing_and_serves_although_the_authority_is_away() {
+    let Some(mut authority) = Authority::start(Settings::default()) else { return };
+    let mut folder = Folder::new(&authority, NAME, "http-01");
+    let root = {
+        let node = folder.start();
+        node.wait_until_ready(&folder);
+        // Only challenges are answered, and people are led to the page.
+        assert_eq!(get_plainly(authority.http, "/.well-known/acme-challenge/x").0, 404);
+        assert_eq!(get_plainly(authority.http, "/").0, 307);
+        kill(node);
+        authority.issuing_root()
+    };
+    let requests = authority.log().lines().count();
+    for run in 0..5 {
+        let node = folder.start();
+        assert_eq!(node.readyz().0, 200, "run {run}: at once");
+        connect_tls(node.client, NAME, root.clone()).expect("the stored certificate");
+        kill(node);
+    }
+    assert_eq!(authority.log().lines().count(), requests, "nothing was asked");
+    authority.stop();
+    let node = folder.start();
+    assert_eq!(node.readyz().0, 200);
+    connect_tls(node.client, NAME, root).expect("the stored certificate");
+    kill(node);
+    // It is for another name. The authority is away, and the node says so.
+    folder.set(&format!("client.urls=[\"wss://other.example.org:{}/\"]", authority.tls.port()));
+    let node = folder.start();
+    folder.wait_for_log("could not obtain a certificate: a request to the certificate authority has failed");
+    let (status, text) = node.readyz();
+    assert!(status == 503 && text.contains("no valid certificate"), "{status} {text}");
+    let (status, health) = get(&node.admin, "/health");
+    assert!(status == 503 && health.contains("\"no_certificate\""), "{health}");
+    assert_eq!(node.orders("unreachable"), 1);
+    assert!(connect_tls(node.client, "other.example.org", authority_root_of_nobody()).is_err(), "not the wrong one");
+}
+
+/// A root under which nothing was issued.
+fn authority_root_of_nobody() -> rustls::pki_types::CertificateDer<'static> {
+    rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate").cert.der().clone()
+}
+
+#[test]
+fn hosts_that_cannot_be_validated_are_tried_a_bounded_number_of_times() {
+    let Some(authority) = Authority::start(Settings::default()) else { return };
+    let mut folder = Folder::new(&authority, NAME, "http-01");
+    // Port 80 leads elsewhere.
+    let elsewhere = free_addr();
+    folder.set(&format!("client.acme.http_listen={elsewhere}"));
+    for run in 1..=7 {
+        let node = folder.start();
+        if run <= 4 {
+            eventually(|| (node.orders("refused") == 1).then_some(()).ok_or_else(|| folder.log()));
+        } else {
+            // A restart is not a way around the limit.
+            thread::sleep(Duration::from_millis(500));
+            assert_eq!(node.orders("refused"), 0);
+        }
+        assert_eq!(node.readyz().0, 503);
+        kill(node);
+    }
+    let log = folder.log();
+    assert!(log.contains("could not validate relay.example.org by http-01"), "{log}");
+    assert!(log.contains("TCP port 80 to client.acme.http_listen"), "{log}");
+    assert!(log.contains("Connection refused") || log.contains("connection refused"), "the authority's text: {log}");
+    assert_eq!(authority.orders(), 4);
+    assert_eq!(authority.count("There are now 2 accounts"), 0, "one account");
+}
+
+#[test]
+fn a_renewed_certificate_is_served_to_new_connections_and_open_ones_continue() {
+    // Renewed after half of its life.
+    let Some(authority) = Authority::start(Settings { validity: 16, ..Settings::default() }) else { return };
+    let folder = Folder::new(&authority, NAME, "tls-alpn-01");
+    let node = folder.start();
+    node.wait_until_ready(&folder);
+    let expiry = || metric(&node.admin, "chappe_certificate_expiry_timestamp_seconds");
+    let first = expiry();
+    let mut open = connect_tls(node.client, NAME, authority.issuing_root()).expect("a valid certificate");
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    write!(open, "GET /ws HTTP/1.1\r\nHost: {NAME}\r\n{upgrade}").expect("it takes a request");
+    let mut answer = [0; 12];
+    open.read_exact(&mut answer).expect("it answers");
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    eventually(|| (expiry() > first && node.orders("issued") >= 2).then_some(()).ok_or_else(|| folder.log()));
+    let old = connect_tls(node.client, NAME, authority.issuing_root()).expect("a valid certificate");
+    let served = old.conn.peer_certificates().expect("a certificate")[0].clone();
+    let before = open.conn.peer_certificates().expect("a certificate")[0].clone();
+    assert_ne!(served, before, "a new connection has the new certificate");
+    assert_eq!(node.readyz().0, 200);
+    // The open one still works: a masked ping, and its pong after the rest of the response.
+    open.write_all(&[0x89, 0x80, 1, 2, 3, 4]).expect("it is open");
+    let mut received = Vec::new();
+    let mut some = [0; 256];
+    while !received.ends_with(&[0x8a, 0]) {
+        let read = open.read(&mut some).expect("it is open");
+        assert!(read > 0, "closed");
+        received.extend_from_slice(&some[..read]);
+    }
+    kill(node);
+}
+
+#[test]
+fn a_name_and_an_address_get_certificates_by_each_challenge() {
+    // Some nonces are rejected, as authorities do.
+    let Some(authority) = Authority::start(Settings { rejected_nonces: 15, ..Settings::default() }) else { return };
+    let mut orders = 0;
+    for host in [NAME, "127.0.0.1"] {
+        for challenge in ["http-01", "tls-alpn-01"] {
+            let mut folder = Folder::new(&authority, host, challenge);
+            folder.set("client.acme.contact=erika@example.org");
+            let node = folder.start();
+            node.wait_until_ready(&folder);
+            let answer = get_over_tls(&authority, &node, host, "/readyz");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{host} by {challenge}: {answer}");
+            orders += 1;
+            assert_eq!(authority.orders(), orders, "{host} by {challenge}");
+            assert_eq!(node.orders("issued"), 1);
+            let expiry = metric(&node.admin, "chappe_certificate_expiry_timestamp_seconds");
+            let start = metric(&node.admin, "chappe_certificate_start_timestamp_seconds");
+            assert!((expiry - start - 90 * 24 * 3600).abs() < 10, "{start} to {expiry}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Drives the certificate's life: serves the stored one, orders and renews it, and keeps the health of the node up to date.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use chappe_common::{printable::Escaped, time::UnixTime};
+use rand::RngExt as _;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+pub use super::http::AcmeSetupError;
+use super::{
+    challenges::Challenges,
+    http::AcmeHttp,
+    identifiers::{ChallengeKind, Identifiers},
+    order::{Issuer, OrderError, Usable},
+    schedule::{Attempts, FailureKind, WINDOW_CHECK},
+    store::{Store, StoredCertificate},
+};
+use crate::{
+    clock::Clock,
+    config::NodeConfig,
+    core::Core,
+    health::Unfit,
+    metrics::AcmeOutcome,
+    websocket::{tls::Tls, validity::Validity},
+};
+
+/// Maximum wait before the schedule is compared with the clock again: it may have been set.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Time limit of an attempt. An order that takes longer is continued by the next one.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
+/// Interval of attempts to store a certificate, or the failed attempts, on a full disk.
+const STORE_EVERY: Duration = Duration::from_secs(30);
+/// Maximum length of an authority's text in the log.
+const MAX_REASON: usize = 1000;
+
+/// The certificate by ACME, and what its task needs.
+#[derive(Debug)]
+pub(crate) struct Acme {
+    issuer: Issuer,
+    tls: Arc<Tls>,
+    certificate: Option<Certificate>,
+    attempts: Attempts,
+    /// Whether there has been a valid certificate in this run.
+    has_certificate: watch::Sender<bool>,
+}
+
+/// The certificate in use, or the last one.
+#[derive(Debug)]
+struct Certificate {
+    stored: StoredCertificate,
+    validity: Validity,
+    /// When to try to store it again. `None` if it is stored.
+    store_at: Option<UnixTime>,
+}
+
+impl std::fmt::Debug for StoredCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Without the key.
+        f.debug_struct("StoredCertificate").field("identifiers", &self.identifiers).finish_non_exhaustive()
+    }
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Store,
+    Order,
+    CheckWindow,
+}
+
+impl Acme {
+    /// Reads what is stored, without talking to the authority. `None` if ACME is off.
+    pub(crate) fn load(config: &NodeConfig, clock: Clock) -> Result<Option<Self>, AcmeSetupError> {
+        let acme = &config.client.acme;
+        if !acme.enabled {
+            return Ok(None);
+        }
+        let tls = Arc::new(Tls::without_certificate()?);
+        let issuer = Issuer {
+            directory: acme.directory_url().to_owned(),
+            contact: acme.contact.clone(),
+            profile: acme.profile.clone(),
+            identifiers: Identifiers::of_urls(&config.client.urls, acme.challenge),
+            store: Store::new(&config.node.data_dir, acme.directory_url()),
+            challenges: Arc::new(Challenges::new(tls.clone())),
+            http: AcmeHttp::new(acme.directory_ca.as_deref(), clock.clone())?,
+            clock,
+        };
+        let stored = issuer.store.certificate();
+        // A certificate for other names must not be served. It is replaced once the new one is issued.
+        let stored = stored.filter(|stored| stored.identifiers == issuer.identifiers.list());
+        let certificate = stored.and_then(|stored| match Usable::parse(&stored.chain, &stored.key) {
+            Ok(usable) => Some((stored, usable)),
+            Err(error) => {
+                tracing::warn!(%error, "the stored certificate cannot be used; ordering another");
+                None
+            }
+        });
+        let certificate = match certificate {
+            Some((stored, Usable { certified, validity })) => {
+                tls.set_certificate(certified)?;
+                Some(Certificate { stored, validity, store_at: None })
+            }
+            None => None,
+        };
+        let attempts = issuer.store.attempts().restarted();
+        Ok(Some(Self { issuer, tls, certificate, attempts, has_certificate: watch::Sender::new(false) }))
+    }
+
+    /// The certificate as the listener serves it.
+    pub(crate) const fn tls(&self) -> &Arc<Tls> {
+        &self.tls
+    }
+
+    /// The pending challenges.
+    pub(crate) const fn challenges(&self) -> &Arc<Challenges> {
+        &self.issuer.challenges
+    }
+
+    /// Whether a listener for http-01 is needed.
+    pub(crate) fn needs_http(&self) -> bool {
+        self.issuer.identifiers.use_challenge(ChallengeKind::Http01)
+    }
+
+    /// A receiver that is `true` once the node has a valid certificate.
+    pub(crate) fn has_certificate(&self) -> watch::Receiver<bool> {
+        self.has_certificate.subscribe()
+    }
+
+    /// Sets whether the node has a valid certificate.
+    pub(crate) fn update_fitness(&self, core: &Core) {
+        let now = self.issuer.clock.now();
+        let is_valid = self.certificate.as_ref().is_some_and(|certificate| certificate.validity.contains(now));
+        core.health.set_unfit(Unfit::Certificate, !is_valid);
+        if is_valid {
+            self.has_certificate.send_replace(true);
+        }
+    }
+
+    /// Orders and renews the certificate until the task is cancelled.
+    pub(crate) async fn run(mut self, core: Arc<Core>) {
+        loop {
+            self.update_fitness(&core);
+            let now = self.issuer.clock.now();
+            let (at, due) = self.next(now);
+            if at > now {
+                sleep(at.saturating_since(now).min(LOOK_EVERY)).await;
+                continue;
+            }
+            match due {
+                Due::Store => self.store_again().await,
+                Due::Order => self.order(&core).await,
+                Due::CheckWindow => self.check_window().await,
+            }
+        }
+    }
+
+    /// What is due next, and when.
+    fn next(&mut self, now: UnixTime) -> (UnixTime, Due) {
+        let Some(certificate) = &self.certificate else { return (self.attempts.next(now), Due::Order) };
+        let renewal = &certificate.stored.renewal;
+        let order = (renewal.at.max(self.attempts.next(now)), Due::Order);
+        let store = certificate.store_at.map(|at| (at, Due::Store));
+        let check = renewal.check_at.map(|at| (at, Due::CheckWindow));
+        [store, check].into_iter().flatten().fold(order, Ord::min)
+    }
+
+    async fn order(&mut self, core: &Core) {
+        let names = self.issuer.identifiers.list().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        tracing::info!(names, directory = self.issuer.directory, "obtaining a certificate");
+        // What an earlier question for the window has left.
+        let _ = self.issuer.http.take_retry_after();
+        let random = rand::rng().random_range(0.0..1.0);
+        let replaced = self.certificate.as_ref().map(|certificate| &certificate.stored);
+        let obtaining = self.issuer.obtain(&mut self.attempts, replaced, random);
+        let obtained = match timeout(ATTEMPT_TIMEOUT, obtaining).await {
+            Ok(obtained) => obtained,
+            Err(_) => Err(OrderError::Acme(instant_acme::Error::Timeout(None))),
+        };
+        match self.take(obtained).await {
+            Ok(()) => core.context.metrics.acme_ordered(AcmeOutcome::Issued),
+            Err(error) => self.failed(core, &error).await,
+        }
+    }
+
+    /// Serves a certificate that was obtained, and stores it.
+    async fn take(&mut self, obtained: Result<(StoredCertificate, Usable), OrderError>) -> Result<(), OrderError> {
+        let (stored, Usable { certified, validity }) = obtained?;
+        self.tls.set_certificate(certified).map_err(super::order::UnusableError::from)?;
+        let (until, renewal) = (validity.expires_at, stored.renewal.at);
+        self.certificate = Some(Certificate { stored, validity, store_at: Some(self.issuer.clock.now()) });
+        self.store_again().await;
+        if !validity.contains(self.issuer.clock.now()) {
+            return Err(OrderError::Clock);
+        }
+        self.attempts.succeed();
+        let attempts = self.attempts.clone();
+        // It only delays the next attempt if it stays on disk.
+        let _ = self.issuer.on_disk(move |store| store.store_attempts(&attempts)).await;
+        tracing::info!(valid_until = rfc3339(until), renewal = rfc3339(renewal), "obtained a certificate");
+        Ok(())
+    }
+
+    async fn failed(&mut self, core: &Core, error: &OrderError) {
+        let now = self.issuer.clock.now();
+        let kind = error.kind();
+        let outcome = match (error, kind) {
+            (OrderError::Store(_), _) => AcmeOutcome::NotStored,
+            (_, FailureKind::Unreachable) => AcmeOutcome::Unreachable,
+            (_, FailureKind::Refused) => AcmeOutcome::Refused,
+        };
+        core.context.metrics.acme_ordered(outcome);
+        let retry_after = self.issuer.http.take_retry_after();
+        self.attempts.fail(now, kind, retry_after, rand::rng().random_range(0.0..1.0));
+        let attempts = self.attempts.clone();
+        // On a full disk, a restart does not know of the pause. The validations were stored before.
+        let _ = self.issuer.on_disk(move |store| store.store_attempts(&attempts)).await;
+        let next = self.attempts.next(now).saturating_since(now);
+        let served = match &self.certificate {
+            Some(certificate) if certificate.validity.contains(now) => rfc3339(certificate.validity.expires_at),
+            _ => "none".to_owned(),
+        };
+        tracing::warn!(
+            retry_in_seconds = next.as_secs(),
+            valid_until = served,
+            "could not obtain a certificate: {}; {}",
+            reason(error),
+            error.advice()
+        );
+    }
+
+    /// Stores the certificate. On error, the certificate stays in use, and this is due again.
+    async fn store_again(&mut self) {
+        let Some(certificate) = &mut self.certificate else { return };
+        let stored = certificate.stored.clone();
+        let written = self
+            .issuer
+            .on_disk(move |store| {
+                store.store_certificate(&stored)?;
+                store.remove_order()
+            })
+            .await;
+        let is_first = certificate.store_at.is_none_or(|at| at <= certificate.stored.issued_at);
+        match written {
+            Ok(()) => {
+                if !is_first {
+                    tracing::info!("stored the certificate");
+                }
+                certificate.store_at = None;
+            }
+            Err(error) => {
+                if is_first {
+                    tracing::warn!(
+                        %error,
+                        "cannot store the certificate in node.data_dir; it is served, and stored once the disk accepts it"
+                    );
+                }
+                certificate.store_at = Some(self.issuer.clock.now() + STORE_EVERY);
+            }
+        }
+    }
+
+    /// Asks the authority when it wants the certificate to be renewed (RFC 9773).
+    async fn check_window(&mut self) {
+        let Some(certificate) = &mut self.certificate else { return };
+        let window = timeout(ATTEMPT_TIMEOUT, self.issuer.renewal_window(&certificate.stored)).await;
+        let now = self.issuer.clock.now();
+        let renewal = &mut certificate.stored.renewal;
+        let before = *renewal;
+        match window {
+            Ok(Ok(Some((window, after)))) => {
+                renewal.suggest(certificate.validity, window, rand::rng().random_range(0.0..1.0));
+                renewal.check_again(now, after);
+            }
+            Ok(Ok(None)) => renewal.check_at = None,
+            // The schedule of the certificate's life still holds.
+            Ok(Err(error)) => {
+                tracing::debug!("cannot ask when to renew the certificate: {}", reason(&error));
+                renewal.check_again(now, WINDOW_CHECK);
+            }
+            Err(_) => renewal.check_again(now, WINDOW_CHECK),
+        }
+        if before.at != renewal.at {
+            tracing::info!(renewal = rfc3339(renewal.at), "the certificate authority suggests when to renew");
+        }
+        self.store_again().await;
+    }
+}
+
+/// An error with its causes on one line, bounded and escaped: parts are the authority's.
+fn reason(error: &(dyn Error + 'static)) -> String {
+    let mut texts = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        texts.push(error.to_string());
+        cause = error.source();
+    }
+    let mut text = Escaped(&texts.join(": ")).to_string();
+    text.truncate(text.floor_char_boundary(MAX_REASON));
+    text
+}
+
+fn rfc3339(time: UnixTime) -> String {
+    use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+    let time = i64::try_from(time.as_secs()).ok().and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
