@@ -18,6 +18,7 @@ use process::{
     PATIENCE, Running,
     federation::{Federation, Listening, run_registry},
     texts,
+    tls::Certificate,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -178,9 +179,13 @@ fn every_query_finds_series_of_a_running_node_or_registry() {
     let ready = registry.event("ready");
     federation.url = ready["registry"].as_str().expect("a URL").to_owned();
     let registry_admin = ready["admin_url"].as_str().expect("a URL").trim_start_matches("http://").to_owned();
+    let (cert, key) = (federation.dir.path().join("cert.pem"), federation.dir.path().join("key.pem"));
+    Certificate::new().write(&cert, &key);
     let node = |number| {
         let mut command = federation.node(number);
         command.env("CHAPPE_TURN__LISTEN", "[\"127.0.0.1:0\"]");
+        // Only a node with TLS has the times of a certificate.
+        command.env("CHAPPE_CLIENT__TLS_CERT", &cert).env("CHAPPE_CLIENT__TLS_KEY", &key);
         Listening::start(&mut command)
     };
     let nodes = [node(0), node(1)];
