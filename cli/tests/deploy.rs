@@ -19,7 +19,12 @@ const REGISTRY_PORTS: [&str; 2] = ["--set", "http.listen=127.0.0.1:0"];
 /// Maximal exposure level of a unit in `systemd-analyze security`, times ten. systemd 252 reports 11.
 const MOST_EXPOSED: &str = "--threshold=15";
 const SERVICES: [&str; 2] = ["chappe-node.service", "chappe-registry.service"];
-const SOCKETS: [&str; 3] = ["chappe-node-client.socket", "chappe-node-federation.socket", "chappe-node-turn.socket"];
+const SOCKETS: [&str; 4] = [
+    "chappe-node-client.socket",
+    "chappe-node-federation.socket",
+    "chappe-node-turn.socket",
+    "chappe-node-http.socket",
+];
 /// The first systemd version with `RestartSteps=`.
 const KNOWS_BACKOFF: u32 = 254;
 
@@ -96,6 +101,7 @@ fn a_socket_unit_has_the_name_and_the_default_address_of_its_key() {
         (SOCKETS[0], "ListenStream", "client"),
         (SOCKETS[1], "ListenDatagram", "federation"),
         (SOCKETS[2], "ListenDatagram", "turn"),
+        (SOCKETS[3], "ListenStream", "http"),
     ] {
         let text = read(&format!("systemd/{unit}"));
         assert_eq!(
@@ -105,7 +111,7 @@ fn a_socket_unit_has_the_name_and_the_default_address_of_its_key() {
         );
         let addr = value(&text, listen);
         // The relay for media is off by default; its port is that of STUN.
-        let is_default = template.contains(&format!("#listen = \"{addr}\""));
+        let is_default = ["listen", "http_listen"].iter().any(|key| template.contains(&format!("#{key} = \"{addr}\"")));
         assert!(is_default || (name == "turn" && addr == "0.0.0.0:3478"), "{unit}: {addr}");
     }
 }
