@@ -7,7 +7,13 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::SocketAddr,
+    net::{TcpListener, TcpStream},
     path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +21,7 @@ use std::{
 use process::{
     PATIENCE, Running, arg,
     authority::{Authority, Settings, connect_tls, free_addr},
+    authority_front::{Fault, Front},
     chappe,
     federation::metric,
     finished, get, texts,
@@ -60,11 +67,24 @@ impl Folder {
         self.settings.push(setting.to_owned());
     }
 
-    fn start(&self) -> Node {
+    /// Uses the server in front of the authority.
+    fn set_front(&mut self, front: &Front) {
+        self.set(&format!("client.acme.directory=https://{}/dir", front.addr));
+    }
+
+    fn command(&self) -> Command {
         let mut command = chappe(&["--json", "node", "run", "--config", arg(&self.dir.path().join("node.toml"))]);
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
+        command
+    }
+
+    fn start(&self) -> Node {
+        self.start_by(self.command())
+    }
+
+    fn start_by(&self, mut command: Command) -> Node {
         let log = fs::File::options().create(true).append(true).open(self.log_path()).expect("a writable folder");
         let mut process = Running::start(command.stderr(log));
         let ready = process.event("ready");
@@ -240,6 +260,187 @@ fn a_renewed_certificate_is_served_to_new_connections_and_open_ones_continue() {
         assert!(read > 0, "closed");
         received.extend_from_slice(&some[..read]);
     }
+    kill(node);
+}
+
+#[test]
+fn an_address_has_the_short_profile_and_the_authority_says_when_to_renew() {
+    // By its life alone, the certificate would be renewed after half a minute.
+    let Some(authority) = Authority::start(Settings { validity: 60, ..Settings::default() }) else { return };
+    let front = authority.front();
+    let mut folder = Folder::new(&authority, "127.0.0.1", "http-01");
+    folder.set_front(&front);
+    let began = Instant::now();
+    let node = folder.start();
+    node.wait_until_ready(&folder);
+    eventually(|| (node.orders("issued") == 2).then_some(()).ok_or_else(|| folder.log()));
+    assert!(began.elapsed() < Duration::from_secs(27), "{:?}", began.elapsed());
+    let state = front.state.lock().expect("nobody panicked");
+    assert_eq!(state.orders.len(), 2, "{state:?}");
+    assert!(state.orders.iter().all(|order| order["profile"] == "shortlived"), "{state:?}");
+    assert!(state.orders[0].get("replaces").is_none(), "{state:?}");
+    assert_eq!(state.orders[1]["replaces"], *state.windows[0], "{state:?}");
+    kill(node);
+}
+
+#[test]
+fn an_authority_that_refuses_floods_or_forges_is_left_alone() {
+    let Some(authority) = Authority::start(Settings::default()) else { return };
+    let front = authority.front();
+    let mut folder = Folder::new(&authority, NAME, "http-01");
+    folder.set_front(&front);
+    front.set(Fault::Endless);
+    let node = folder.start();
+    eventually(|| (node.orders("unreachable") == 1).then_some(()).ok_or_else(|| folder.log()));
+    folder.wait_for_log("the response is longer than 131072 bytes");
+    kill(node);
+    front.set(Fault::Limited(7200));
+    let node = folder.start();
+    eventually(|| (node.orders("refused") == 1).then_some(()).ok_or_else(|| folder.log()));
+    folder.wait_for_log("rateLimited");
+    let log = folder.log();
+    assert!(log.contains("too many\\u{1b}]0;title\\u{7} orders\\nWARN forged line"), "escaped: {log}");
+    let wait = log.split("retry_in_seconds=").last().and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    assert!(wait.is_some_and(|wait| (7100..=7200).contains(&wait)), "{log}");
+    kill(node);
+    // The wait holds after a restart.
+    front.set(Fault::None);
+    let node = folder.start();
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!((node.orders("issued"), front.state.lock().expect("nobody panicked").orders.len()), (0, 0));
+    kill(node);
+}
+
+/// A server where the authority connects, which holds its connections until it may send them on to the node.
+struct Gate {
+    is_open: Arc<AtomicBool>,
+    held: Arc<AtomicUsize>,
+}
+
+impl Gate {
+    fn new(at: SocketAddr, to: SocketAddr) -> Self {
+        let (is_open, held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let gate = Self { is_open: is_open.clone(), held: held.clone() };
+        let listener = TcpListener::bind(at).expect("a free port");
+        thread::spawn(move || {
+            for incoming in listener.incoming().flatten() {
+                let is_open = is_open.clone();
+                held.fetch_add(1, Ordering::Relaxed);
+                thread::spawn(move || -> std::io::Result<()> {
+                    while !is_open.load(Ordering::Relaxed) {
+                        thread::sleep(Duration::from_millis(10));
+                    }
+                    let mut outgoing = TcpStream::connect(to)?;
+                    let (mut from, mut back) = (incoming.try_clone()?, outgoing.try_clone()?);
+                    thread::spawn(move || std::io::copy(&mut from, &mut outgoing));
+                    let mut incoming = incoming;
+                    std::io::copy(&mut back, &mut incoming)?;
+                    incoming.shutdown(std::net::Shutdown::Both)
+                });
+            }
+        });
+        gate
+    }
+}
+
+#[test]
+fn an_order_that_a_crash_interrupts_is_continued_by_the_next_run() {
+    let Some(authority) = Authority::start(Settings::default()) else { return };
+    let mut folder = Folder::new(&authority, NAME, "http-01");
+    let behind = free_addr();
+    folder.set(&format!("client.acme.http_listen={behind}"));
+    let gate = Gate::new(authority.http, behind);
+    let node = folder.start();
+    eventually(|| (gate.held.load(Ordering::Relaxed) > 0).then_some(()).ok_or_else(|| folder.log()));
+    kill(node);
+    let node = folder.start();
+    folder.wait_for_log("continuing an order");
+    gate.is_open.store(true, Ordering::Relaxed);
+    node.wait_until_ready(&folder);
+    connect_tls(node.client, NAME, authority.issuing_root()).expect("a valid certificate");
+    assert_eq!(authority.orders(), 1, "{}", authority.log());
+    kill(node);
+}
+
+#[test]
+fn a_crash_after_each_write_neither_makes_a_second_account_nor_a_second_certificate() {
+    let Some(authority) = Authority::start(Settings::default()) else { return };
+    let folder = Folder::new(&authority, NAME, "http-01");
+    let stored = |name: &str| {
+        let folders = fs::read_dir(folder.dir.path().join("node-data/acme"));
+        folders.into_iter().flatten().flatten().any(|entry| entry.path().join(name).exists())
+    };
+    for file in ["attempts", "account", "order", "certificate"] {
+        let node = folder.start();
+        let deadline = Instant::now() + PATIENCE;
+        while !stored(file) {
+            assert!(Instant::now() < deadline, "no {file}: {}", folder.log());
+            thread::yield_now();
+        }
+        kill(node);
+    }
+    let node = folder.start();
+    node.wait_until_ready(&folder);
+    connect_tls(node.client, NAME, authority.issuing_root()).expect("a valid certificate");
+    assert_eq!(authority.count("There are now 1 accounts in memory"), 1, "{}", authority.log());
+    assert_eq!(authority.count("There are now 2 accounts in memory"), 0, "{}", authority.log());
+    assert_eq!(authority.count("Issued certificate serial"), 1, "{}", authority.log());
+    kill(node);
+}
+
+/// The command in a mount namespace of its own, where the node's data folder is a disk of this size.
+fn on_disk_of(folder: &Folder, pages: usize) -> Command {
+    let inner = folder.command();
+    let data = folder.dir.path().join("node-data");
+    let script = format!("mount -t tmpfs -o mode=700,size={}k tmpfs {} && exec \"$@\"", pages * 4, data.display());
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+    command
+}
+
+/// Whether this process may mount a file system in a namespace of its own.
+fn may_mount() -> bool {
+    let tried = Command::new("unshare").args(["--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
+    let may = tried.is_ok_and(|output| output.status.success());
+    if !may {
+        println!("skipped: mounting a file system needs root");
+    }
+    may
+}
+
+fn grow_disk(folder: &Folder, node: &Node) {
+    let data = folder.dir.path().join("node-data");
+    let pid = node.process.id().to_string();
+    let grown = Command::new("nsenter").args(["-m", "-t", &pid, "mount", "-o", "remount,size=1m"]).arg(data).status();
+    assert!(grown.is_ok_and(|status| status.success()));
+}
+
+#[test]
+fn on_a_full_disk_a_new_certificate_is_served_and_stored_later_and_nothing_is_ordered_without_room() {
+    let Some(authority) = Authority::start(Settings { chain: 6, ..Settings::default() }) else { return };
+    if !may_mount() {
+        return;
+    }
+    let folder = Folder::new(&authority, NAME, "http-01");
+    // Room for the key and the epoch, and for one file more.
+    let node = folder.start_by(on_disk_of(&folder, 3));
+    folder.wait_for_log("cannot store the state of client.acme in node.data_dir");
+    folder.wait_for_log("free space on the disk");
+    assert_eq!((node.orders("not_stored") > 0, authority.orders()), (true, 0));
+    grow_disk(&folder, &node);
+    node.wait_until_ready(&folder);
+    assert_eq!(folder.log().matches("could not obtain a certificate").count(), 1, "once: {}", folder.log());
+    kill(node);
+    // Room for the order, but not for the chain of certificates.
+    let folder = Folder::new(&authority, "other.example.org", "http-01");
+    let node = folder.start_by(on_disk_of(&folder, 7));
+    folder.wait_for_log("cannot store the certificate in node.data_dir");
+    node.wait_until_ready(&folder);
+    connect_tls(node.client, "other.example.org", authority.issuing_root()).expect("it is served");
+    grow_disk(&folder, &node);
+    folder.wait_for_log("stored the certificate");
+    assert_eq!(folder.log().matches("cannot store the certificate").count(), 1, "once: {}", folder.log());
     kill(node);
 }
 

@@ -18,7 +18,7 @@ use rustls::{
 };
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use super::{PATIENCE, authority_front::Front};
 
 /// Settings of an authority.
 #[derive(Clone, Copy)]
@@ -27,11 +27,13 @@ pub(crate) struct Settings {
     pub(crate) validity: u64,
     /// The percentage of nonces that it rejects.
     pub(crate) rejected_nonces: u32,
+    /// The number of intermediate certificates in a chain.
+    pub(crate) chain: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { validity: 90 * 24 * 3600, rejected_nonces: 0 }
+        Self { validity: 90 * 24 * 3600, rejected_nonces: 0, chain: 1 }
     }
 }
 
@@ -101,6 +103,7 @@ impl Authority {
             .env("PEBBLE_VA_NOSLEEP", "1")
             // Each order validates all hosts again.
             .env("PEBBLE_AUTHZREUSE", "0")
+            .env("PEBBLE_CHAIN_LENGTH", self.settings.chain.to_string())
             .env("PEBBLE_WFE_NONCEREJECT", self.settings.rejected_nonces.to_string())
             .stdout(log.try_clone().expect("a file"))
             .stderr(log)
@@ -123,6 +126,11 @@ impl Authority {
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Starts a server in front of it.
+    pub(crate) fn front(&self) -> Front {
+        Front::start(self.api, &self.path("api.pem"), &self.path("api.key"))
     }
 
     /// The settings of a node that uses it.

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod authority;
+pub(crate) mod authority_front;
 pub(crate) mod federation;
 pub(crate) mod tls;
 

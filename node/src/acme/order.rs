@@ -80,11 +80,14 @@ pub(super) enum OrderError {
 impl OrderError {
     /// What the next attempt depends on.
     pub(super) fn kind(&self) -> FailureKind {
+        if matches!(self, Self::Store(_)) {
+            return FailureKind::Disk;
+        }
         let is_unreachable = match self {
             Self::Acme(AcmeError::Api(problem)) => problem.status.is_some_and(|status| status >= 500),
             Self::Acme(AcmeError::Other(error)) => error.is::<RequestError>(),
             // A response that is not JSON comes from something in front of the authority.
-            Self::Acme(AcmeError::Json(_) | AcmeError::Timeout(_)) | Self::Store(_) => true,
+            Self::Acme(AcmeError::Json(_) | AcmeError::Timeout(_)) => true,
             _ => false,
         };
         if is_unreachable { FailureKind::Unreachable } else { FailureKind::Refused }
@@ -168,6 +171,8 @@ impl Issuer {
         replaced: Option<&StoredCertificate>,
         random: f64,
     ) -> Result<(StoredCertificate, Usable), OrderError> {
+        // On a full disk, nothing is asked of the authority.
+        self.store_attempts(attempts).await?;
         let account = self.account().await?;
         let (mut order, pending) = match self.interrupted(&account, replaced).await? {
             Some(interrupted) => interrupted,
@@ -338,8 +343,7 @@ impl Issuer {
             if !is_counted {
                 is_counted = true;
                 attempts.start_validation(self.clock.now());
-                let counted = attempts.clone();
-                self.on_disk(move |store| store.store_attempts(&counted)).await.map_err(OrderError::Store)?;
+                self.store_attempts(attempts).await?;
             }
             challenge.set_ready().await?;
         }
@@ -380,6 +384,12 @@ impl Issuer {
             Err(AcmeError::Unsupported(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Stores the failed attempts.
+    pub(super) async fn store_attempts(&self, attempts: &Attempts) -> Result<(), OrderError> {
+        let attempts = attempts.clone();
+        self.on_disk(move |store| store.store_attempts(&attempts)).await.map_err(OrderError::Store)
     }
 
     /// Reads or writes files without blocking other tasks.

@@ -31,8 +31,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Time limit of an attempt. An order that takes longer is continued by the next one.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
-/// Interval of attempts to store a certificate, or the failed attempts, on a full disk.
-const STORE_EVERY: Duration = Duration::from_secs(30);
+/// Interval of attempts to store a certificate on a full disk.
+const STORE_EVERY: Duration = Duration::from_secs(10);
 /// Maximum length of an authority's text in the log.
 const MAX_REASON: usize = 1000;
 
@@ -43,6 +43,8 @@ pub(crate) struct Acme {
     tls: Arc<Tls>,
     certificate: Option<Certificate>,
     attempts: Attempts,
+    /// Whether the last attempt has failed because of the disk. It is logged once.
+    is_disk_full: bool,
     /// Whether there has been a valid certificate in this run.
     has_certificate: watch::Sender<bool>,
 }
@@ -107,7 +109,14 @@ impl Acme {
             None => None,
         };
         let attempts = issuer.store.attempts().restarted();
-        Ok(Some(Self { issuer, tls, certificate, attempts, has_certificate: watch::Sender::new(false) }))
+        Ok(Some(Self {
+            issuer,
+            tls,
+            certificate,
+            attempts,
+            is_disk_full: false,
+            has_certificate: watch::Sender::new(false),
+        }))
     }
 
     /// The certificate as the listener serves it.
@@ -197,9 +206,9 @@ impl Acme {
             return Err(OrderError::Clock);
         }
         self.attempts.succeed();
-        let attempts = self.attempts.clone();
+        self.is_disk_full = false;
         // It only delays the next attempt if it stays on disk.
-        let _ = self.issuer.on_disk(move |store| store.store_attempts(&attempts)).await;
+        let _ = self.issuer.store_attempts(&self.attempts).await;
         tracing::info!(valid_until = rfc3339(until), renewal = rfc3339(renewal), "obtained a certificate");
         Ok(())
     }
@@ -207,18 +216,21 @@ impl Acme {
     async fn failed(&mut self, core: &Core, error: &OrderError) {
         let now = self.issuer.clock.now();
         let kind = error.kind();
-        let outcome = match (error, kind) {
-            (OrderError::Store(_), _) => AcmeOutcome::NotStored,
-            (_, FailureKind::Unreachable) => AcmeOutcome::Unreachable,
-            (_, FailureKind::Refused) => AcmeOutcome::Refused,
+        let outcome = match kind {
+            FailureKind::Disk => AcmeOutcome::NotStored,
+            FailureKind::Unreachable => AcmeOutcome::Unreachable,
+            FailureKind::Refused => AcmeOutcome::Refused,
         };
+        let is_repeated = std::mem::replace(&mut self.is_disk_full, kind == FailureKind::Disk);
         core.context.metrics.acme_ordered(outcome);
         let retry_after = self.issuer.http.take_retry_after();
         self.attempts.fail(now, kind, retry_after, rand::rng().random_range(0.0..1.0));
-        let attempts = self.attempts.clone();
         // On a full disk, a restart does not know of the pause. The validations were stored before.
-        let _ = self.issuer.on_disk(move |store| store.store_attempts(&attempts)).await;
+        let _ = self.issuer.store_attempts(&self.attempts).await;
         let next = self.attempts.next(now).saturating_since(now);
+        if is_repeated && self.is_disk_full {
+            return;
+        }
         let served = match &self.certificate {
             Some(certificate) if certificate.validity.contains(now) => rfc3339(certificate.validity.expires_at),
             _ => "none".to_owned(),
@@ -272,7 +284,12 @@ impl Acme {
         let before = *renewal;
         match window {
             Ok(Ok(Some((window, after)))) => {
-                renewal.suggest(certificate.validity, window, rand::rng().random_range(0.0..1.0));
+                renewal.suggest(
+                    certificate.validity,
+                    certificate.stored.issued_at,
+                    window,
+                    rand::rng().random_range(0.0..1.0),
+                );
                 renewal.check_again(now, after);
             }
             Ok(Ok(None)) => renewal.check_at = None,

@@ -18,6 +18,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(120);
 const MAX_PAUSE_UNREACHABLE: Duration = HOUR;
 /// Maximum pause after refusals: they rarely end without the operator.
 const MAX_PAUSE_REFUSED: Duration = Duration::from_secs(12 * 3600);
+/// Pause while the disk is full: the authority is not asked.
+const DISK_PAUSE: Duration = Duration::from_secs(10);
 /// Maximum wait that an authority may ask for. A longer one is a mistake of its clock.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -44,6 +46,8 @@ pub(crate) enum FailureKind {
     Unreachable,
     /// It refused something, or could not validate a host.
     Refused,
+    /// The state could not be stored, so the authority was not asked.
+    Disk,
 }
 
 /// The failed attempts, stored on disk: restarts must not exceed the authority's limits.
@@ -92,6 +96,10 @@ impl Attempts {
         let max = match kind {
             FailureKind::Unreachable => MAX_PAUSE_UNREACHABLE,
             FailureKind::Refused => MAX_PAUSE_REFUSED,
+            FailureKind::Disk => {
+                self.paused_until = now + DISK_PAUSE.mul_f64(1.0 + random);
+                return;
+            }
         };
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(max);
         self.failures = self.failures.saturating_add(1);
@@ -122,21 +130,20 @@ impl Renewal {
         let life = validity.life();
         let part = if life < SHORT_LIFE { 1.0 / 2.0 } else { 2.0 / 3.0 };
         let at = validity.starts_at + life.mul_f64(part + SPREAD * random);
+        let at = at.max(earliest(validity, now));
         Self { at, check_at: Some(now + WINDOW_CHECK.min(life.mul_f64(0.1))), is_suggested: false }
     }
 
     /// The schedule after the authority has suggested a window. A time that was chosen in the same window stays.
     /// `random` is in 0..1.
-    pub(crate) fn suggest(&mut self, validity: Validity, window: [UnixTime; 2], random: f64) {
+    pub(crate) fn suggest(&mut self, validity: Validity, issued_at: UnixTime, window: [UnixTime; 2], random: f64) {
         let [start, end] = window;
         if end <= start || (self.is_suggested && (start..end).contains(&self.at)) {
             return;
         }
-        let life = validity.life();
-        let earliest = validity.starts_at + MIN_AGE.min(life / 8);
-        let latest = validity.starts_at + life.mul_f64(1.0 - MIN_LEFT);
+        let latest = validity.starts_at + validity.life().mul_f64(1.0 - MIN_LEFT);
         let at = start + end.saturating_since(start).mul_f64(random);
-        (self.at, self.is_suggested) = (at.clamp(earliest, latest), true);
+        (self.at, self.is_suggested) = (at.min(latest).max(earliest(validity, issued_at)), true);
     }
 
     /// Schedules the next question for the window. `after` is the interval that the authority has named.
@@ -144,6 +151,11 @@ impl Renewal {
         let [min, max] = WINDOW_CHECKS;
         self.check_at = Some(now + after.clamp(min, max));
     }
+}
+
+/// When a certificate may be renewed that was issued at this time. Its validity may have begun long before.
+fn earliest(validity: Validity, issued_at: UnixTime) -> UnixTime {
+    issued_at + MIN_AGE.min(validity.life() / 8)
 }
 
 #[cfg(test)]
@@ -178,17 +190,26 @@ mod tests {
         let validity = validity(DAY * 90);
         let mut renewal = Renewal::new(validity, START, 0.5);
         let window = |first: u32, last: u32| [START + DAY * first, START + DAY * last];
-        renewal.suggest(validity, window(50, 60), 0.5);
+        renewal.suggest(validity, START, window(50, 60), 0.5);
         assert_eq!(since_start(renewal.at), DAY * 55);
-        renewal.suggest(validity, window(50, 60), 0.9);
+        renewal.suggest(validity, START, window(50, 60), 0.9);
         assert_eq!(since_start(renewal.at), DAY * 55, "the same window");
-        renewal.suggest(validity, window(60, 50), 0.5);
+        renewal.suggest(validity, START, window(60, 50), 0.5);
         assert_eq!(since_start(renewal.at), DAY * 55, "not a window");
         // The authority revokes the certificate early.
-        renewal.suggest(validity, [START, START + Duration::from_secs(1)], 0.5);
+        renewal.suggest(validity, START, [START, START + Duration::from_secs(1)], 0.5);
         assert_eq!(since_start(renewal.at), MIN_AGE);
-        renewal.suggest(validity, window(100, 200), 0.0);
+        renewal.suggest(validity, START, window(100, 200), 0.0);
         assert_eq!(since_start(renewal.at), DAY * 81, "before it expires");
+    }
+
+    #[test]
+    fn a_certificate_that_is_issued_late_in_its_life_is_not_renewed_in_a_loop() {
+        let (validity, issued_at) = (validity(DAY), START + Duration::from_secs(23 * 3600));
+        let mut renewal = Renewal::new(validity, issued_at, 0.0);
+        assert_eq!(renewal.at.saturating_since(issued_at), DAY / 8);
+        renewal.suggest(validity, issued_at, [START, START + DAY], 0.0);
+        assert_eq!(renewal.at.saturating_since(issued_at), DAY / 8);
     }
 
     #[test]
@@ -211,6 +232,10 @@ mod tests {
         assert_eq!(attempts.next(now).saturating_since(now), MAX_RETRY_AFTER);
         attempts.succeed();
         assert_eq!(attempts.next(now), now);
+        for _ in 0..9 {
+            attempts.fail(now, FailureKind::Disk, None, 0.0);
+            assert_eq!(attempts.next(now).saturating_since(now), DISK_PAUSE);
+        }
     }
 
     proptest! {
