@@ -32,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Time limit of an attempt. An order that takes longer is continued by the next one.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Interval of attempts to store a certificate on a full disk.
-const STORE_EVERY: Duration = Duration::from_secs(10);
+const STORE_EVERY: Duration = Duration::from_secs(5);
 /// Maximum length of an authority's text in the log.
 const MAX_REASON: usize = 1000;
 

@@ -19,7 +19,7 @@ const MAX_PAUSE_UNREACHABLE: Duration = HOUR;
 /// Maximum pause after refusals: they rarely end without the operator.
 const MAX_PAUSE_REFUSED: Duration = Duration::from_secs(12 * 3600);
 /// Pause while the disk is full: the authority is not asked.
-const DISK_PAUSE: Duration = Duration::from_secs(10);
+const DISK_PAUSE: Duration = Duration::from_secs(5);
 /// Maximum wait that an authority may ask for. A longer one is a mistake of its clock.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
