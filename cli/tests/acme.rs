@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     net::{TcpListener, TcpStream},
     path::PathBuf,
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -23,7 +23,7 @@ use process::{
     authority::{Authority, Settings, connect_tls, free_addr},
     authority_front::{Fault, Front},
     chappe,
-    federation::metric,
+    federation::{init_registry, metric, run_registry},
     finished, get, texts,
 };
 use tempfile::TempDir;
@@ -363,6 +363,62 @@ fn an_order_that_a_crash_interrupts_is_continued_by_the_next_run() {
 }
 
 #[test]
+fn a_node_is_listed_once_it_has_a_certificate_and_not_before() {
+    let Some(authority) = Authority::start(Settings::default()) else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let config = dir.path().join("bootstrap.toml");
+    let root = init_registry(&config);
+    let mut command = run_registry(&config);
+    let mut registry = Running::start(command.args(["--set", "admin.listen=127.0.0.1:0"]));
+    let ready = registry.event("ready");
+    let registry_admin = ready["admin_url"].as_str().expect("a URL").trim_start_matches("http://").to_owned();
+    let listed = || metric(&registry_admin, "chappe_bootstrap_listed_nodes");
+    let mut folder = Folder::new(&authority, NAME, "http-01");
+    let behind = free_addr();
+    folder.set(&format!("client.acme.http_listen={behind}"));
+    folder.set(&format!("registry.urls=[\"{}\"]", ready["registry"].as_str().expect("a URL")));
+    folder.set(&format!("federation.roots=[\"{root}\"]"));
+    folder.set("federation.exempt=[\"127.0.0.0/8\"]");
+    let gate = Gate::new(authority.http, behind);
+    let node = folder.start();
+    eventually(|| (gate.held.load(Ordering::Relaxed) > 0).then_some(()).ok_or_else(|| folder.log()));
+    // A node with a certificate is listed after a fraction of this.
+    thread::sleep(Duration::from_secs(2));
+    assert!(!folder.log().contains("listed by the registry"), "{}", folder.log());
+    assert_eq!((listed(), node.readyz().0), (0, 503));
+    gate.is_open.store(true, Ordering::Relaxed);
+    folder.wait_for_log("listed by the registry");
+    eventually(|| (listed() == 1).then_some(()).ok_or_else(|| folder.log()));
+    kill(node);
+}
+
+#[test]
+fn a_port_that_needs_a_privilege_ends_the_start_with_advice() {
+    let unprivileged = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    let dropping = ["--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"];
+    if unprivileged.trim().parse::<u16>().map_or(true, |first| first <= 80)
+        || !Command::new("setpriv").args(dropping).arg("true").status().is_ok_and(|status| status.success())
+    {
+        println!("skipped: port 80 needs no privilege here, or setpriv cannot drop it (Debian: util-linux)");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let config = dir.path().join("node.toml");
+    assert!(finished(&["node", "init", "--config", arg(&config), "--url", "wss://127.0.0.1:8710"]).status.success());
+    let inner = chappe(&["node", "run", "--config", arg(&config), "--set", "federation.listen=127.0.0.1:0"]);
+    let mut command = Command::new("setpriv");
+    command.args(dropping).arg(inner.get_program()).args(inner.get_args());
+    command.args(["--set", "client.acme.enabled=true", "--set", "client.acme.terms_agreed=true"]);
+    command.args(["--set", "client.listen=127.0.0.1:0", "--set", "client.acme.http_listen=127.0.0.1:80"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = Running::start(&mut command).finish();
+    let (_, errors) = texts(&output);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("cannot listen on 127.0.0.1:80 (client.acme.http_listen)"), "{errors}");
+    assert!(errors.contains("let systemd pass the socket"), "{errors}");
+}
+
+#[test]
 fn a_crash_after_each_write_neither_makes_a_second_account_nor_a_second_certificate() {
     let Some(authority) = Authority::start(Settings::default()) else { return };
     let folder = Folder::new(&authority, NAME, "http-01");
@@ -395,7 +451,7 @@ fn on_disk_of(folder: &Folder, pages: usize) -> Command {
     let script = format!("mount -t tmpfs -o mode=700,size={}k tmpfs {} && exec \"$@\"", pages * 4, data.display());
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &script, "sh"]).arg(inner.get_program()).args(inner.get_args());
-    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     command
 }
 

@@ -408,6 +408,29 @@ fn systemds_own_tool_passes_a_socket() {
 }
 
 #[test]
+fn a_passed_socket_leads_people_at_port_80_to_the_node() {
+    let folder = Folder::new();
+    // Nothing listens at port 1: the node has no certificate, and does not need one here.
+    folder.write(
+        "[node]\n[client]\nlisten = '127.0.0.1:0'\nurls = ['wss://node.example.org:8443/ws']\n[client.acme]\nenabled = true\n\
+         terms_agreed = true\ndirectory = 'https://127.0.0.1:1/dir'",
+    );
+    let http = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut node = Running::start(&mut with_sockets(&folder.run(), &[("http", &http)]));
+    node.event("ready");
+    let mut stream = TcpStream::connect(http.local_addr().expect("an address")).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    // Whatever host is asked for.
+    stream.write_all(b"GET /x HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n").expect("it takes a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(
+        answer.starts_with("HTTP/1.1 307 ") && answer.contains("location: https://node.example.org:8443/\r\n"),
+        "{answer}"
+    );
+}
+
+#[test]
 fn a_socket_of_the_wrong_name_or_kind_is_refused_and_another_processs_is_left_alone() {
     let folder = Folder::new();
     folder.write("[node]\n[client]\nlisten = '127.0.0.1:0'\n");

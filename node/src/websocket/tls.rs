@@ -295,6 +295,61 @@ mod tests {
         assert!(matches!(missing, Err(TlsError::Read { key: "client.tls_cert", .. })));
     }
 
+    const NAME: &str = "relay.example";
+
+    /// A certificate that is its own root.
+    fn certified(name: &str) -> CertifiedKey {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        CertifiedKey::from_der(vec![made.cert.der().clone()], key, &ring::default_provider()).expect("a certificate")
+    }
+
+    /// The certificate and the protocol of a handshake by a client that names these protocols and trusts these certificates.
+    async fn handshake(
+        tls: &Tls,
+        name: &str,
+        protocols: &[&[u8]],
+        trusted: &[&CertifiedKey],
+    ) -> Option<(CertificateDer<'static>, Option<Vec<u8>>)> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(trusted.iter().map(|certified| certified.cert[0].clone()));
+        let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("protocol versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let (client, server) = tokio::io::duplex(16 * 1024);
+        let name = name.to_owned().try_into().expect("a name");
+        let (client, _) = tokio::join!(connector.connect(name, client), tls.acceptor().accept(server));
+        let session = client.ok()?;
+        let session = session.get_ref().1;
+        Some((session.peer_certificates()?[0].clone(), session.alpn_protocol().map(<[u8]>::to_vec)))
+    }
+
+    #[tokio::test]
+    async fn challenges_are_answered_only_while_one_is_pending_and_only_to_who_asks_for_nothing_else() {
+        let (own, challenge) = (certified(NAME), certified(NAME));
+        let trusted = [&own, &challenge];
+        let asks = async |tls: &Tls, name: &str, protocols: &[&[u8]]| handshake(tls, name, protocols, &trusted).await;
+        let tls = Tls::without_certificate().expect("a configuration");
+        assert_eq!(asks(&tls, NAME, &[]).await, None, "no certificate yet");
+        tls.set_certificate(own.clone()).expect("a configuration");
+        let http = (own.cert[0].clone(), Some(b"http/1.1".to_vec()));
+        assert_eq!(asks(&tls, NAME, &[b"http/1.1"]).await, Some(http.clone()));
+        assert_eq!(asks(&tls, NAME, &[CHALLENGE_PROTOCOL]).await, None);
+        tls.add_challenge(NAME.to_owned(), challenge.clone()).expect("a configuration");
+        let answer = (challenge.cert[0].clone(), Some(CHALLENGE_PROTOCOL.to_vec()));
+        assert_eq!(asks(&tls, NAME, &[CHALLENGE_PROTOCOL]).await, Some(answer));
+        assert_eq!(asks(&tls, NAME, &[CHALLENGE_PROTOCOL, b"http/1.1"]).await, Some(http.clone()));
+        assert_eq!(asks(&tls, NAME, &[b"http/1.1"]).await, Some(http));
+        assert_eq!(asks(&tls, NAME, &[]).await, Some((own.cert[0].clone(), None)));
+        assert_eq!(asks(&tls, "other.example", &[CHALLENGE_PROTOCOL]).await, None);
+        tls.clear_challenges().expect("a configuration");
+        assert_eq!(asks(&tls, NAME, &[CHALLENGE_PROTOCOL]).await, None);
+    }
+
     #[tokio::test]
     async fn a_renewed_certificate_is_loaded_and_a_broken_one_is_not() {
         const EVERY: Duration = Duration::from_millis(10);
