@@ -256,7 +256,7 @@ fn explain_error<C: Config>(figment: &Figment, file: &Path, error: &Error) -> an
 }
 
 /// Example values for keys without a default, or with an uninformative one.
-const EXAMPLES: [(&str, &str); 33] = [
+const EXAMPLES: [(&str, &str); 34] = [
     ("node.region", r#""eu-west""#),
     ("node.contact", r#""Erika Mustermann, erika@example.org""#),
     ("node.abuse_contact", r#""abuse@example.org""#),
@@ -275,6 +275,7 @@ const EXAMPLES: [(&str, &str); 33] = [
     ("federation.exempt", r#"["10.0.0.0/8"]"#),
     ("federation.advertise", r#"["203.0.113.7:8711"]"#),
     ("registry.urls", r#"["https://registry.example.org"]"#),
+    ("registry.dns", "[\"chappe.example.org\"]"),
     ("admin.listen", r#""127.0.0.1:8712""#),
     ("ice.servers", r#"[{ urls = ["stun:stun.example.org"] }]"#),
     ("ice.servers.urls", r#"["stun:stun.example.org"]"#),

@@ -127,22 +127,23 @@ fn a_person_at_a_terminal_is_asked() {
         eprintln!("skipped: script (Debian: bsdutils) is not installed");
         return;
     };
-    // A host that cannot be one, then a valid one; TLS by a proxy, the default; and media.
-    let typed = b"a b\nNode.Example.org\n\ny\n";
+    // A host that cannot be one, then a valid one; TLS by ACME, the default, and its terms; and media.
+    let typed = b"a b\nNode.Example.org\n\ny\ny\n";
     script.stdin.take().expect("a pipe").write_all(typed).expect("an open terminal");
     let output = script.wait_with_output().expect("the end");
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{shown}");
     let last = shown.trim_end().lines().last().expect("lines").to_owned();
     assert!(last.starts_with("next: ") && shown.matches("next:").count() == 1, "{shown}");
-    assert!(shown.contains("open in the firewall: TCP 443 (of the proxy), UDP 8711, UDP 3478"), "{shown}");
+    assert!(shown.contains("open in the firewall: TCP 443, UDP 8711, UDP 3478"), "{shown}");
     let text = fs::read_to_string(&config).expect("a config");
     for line in [
         "urls = [\"wss://node.example.org\"]",
         "advertise = [\"node.example.org:8711\"]",
-        "listen = \"127.0.0.1:8710\"",
+        "listen = \"0.0.0.0:443\"",
         "listen = [\"0.0.0.0:3478\"]",
-        "trusted_proxies = [\"127.0.0.1/32\"]",
+        "enabled = true",
+        "terms_agreed = true",
         "dns = [\"chappe.example.org\"]",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing");

@@ -86,6 +86,8 @@ fn each_mistake_is_found_with_its_key() {
             "admin.listen=203.0.113.1:1",
             "client.urls=[\"wss://node.invalid\"]",
             "client.max_connections=100000000",
+            &format!("client.tls_cert={}", arg(&config)),
+            &format!("client.tls_key={}", arg(&key)),
         ],
     );
     assert!(!ok, "{findings:#?}");
@@ -96,6 +98,7 @@ fn each_mistake_is_found_with_its_key() {
     has(&findings, "key problem: other users may read ", "node.key");
     has(&findings, "config file warning: other users may read it", "");
     has(&findings, "DNS problem: node.invalid: ", "");
+    has(&findings, "certificate problem: client.tls_cert ", "node.toml");
     has(&findings, "registry problem: http://127.0.0.1:1: ", "");
 }
 

@@ -52,4 +52,4 @@ pub use federation::own_addrs::ResolveError;
 pub use node::{Node, NodeAddrs, NodeStats, StartError};
 pub use reload::ReloadError;
 pub use sockets::PassedSockets;
-pub use websocket::tls::TlsError;
+pub use websocket::tls::{TlsError, check_certificate};

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use chappe_common::time::UnixTime;
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -120,6 +121,14 @@ impl Certificates {
         config.send_tls13_tickets = 0;
         Ok(Served { config: Arc::new(config), certificates: self })
     }
+}
+
+/// Checks that a certificate chain and its key can be served. Returns when the certificate expires, if that can be read.
+///
+/// # Errors
+/// A file cannot be read or used.
+pub fn check_certificate(cert: &Path, key: &Path) -> Result<Option<UnixTime>, TlsError> {
+    Ok(Tls::load(cert, key)?.validity().map(|validity| validity.expires_at))
 }
 
 impl Tls {

@@ -60,6 +60,10 @@ pub(crate) struct InitArgs {
     #[arg(long, value_enum, requires = "join")]
     tls: Option<Tls>,
 
+    /// Agree to the terms of service of Let's Encrypt (https://letsencrypt.org/repository/), for --tls acme
+    #[arg(long, requires = "join")]
+    agree_to_terms: bool,
+
     /// Also relay the media of calls
     #[arg(long, requires = "join")]
     relay_media: bool,
@@ -344,6 +348,7 @@ mod tests {
                 "0.0.0.0:8711",
                 "0.0.0.0:3478",
             ),
+            ("203.0.113.7", Tls::Acme, "wss://203.0.113.7", "0.0.0.0:443", "0.0.0.0:8711", "0.0.0.0:3478"),
             ("2001:db8::7", Tls::None, "ws://[2001:db8::7]:8710", "[::]:8710", "[::]:8711", "[::]:3478"),
         ] {
             let answers = Answers { host: Some(host.parse().expect("a host")), tls, relay_media: true };
@@ -371,6 +376,7 @@ mod tests {
             assert_eq!(config.federation.listen.to_string(), links);
             assert_eq!(config.turn.listen[0].to_string(), media);
             assert_eq!(config.client.trusted_proxies.len(), usize::from(tls == Tls::Proxy));
+            assert_eq!(config.client.acme.enabled && config.client.acme.terms_agreed, tls == Tls::Acme);
             let host = config.client.urls[0].rsplit_once("//").expect("a URL").1.replace(":8710", "");
             assert_eq!(config.federation.advertise[0].to_string(), format!("{host}:8711"));
         }

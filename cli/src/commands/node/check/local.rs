@@ -5,14 +5,17 @@ use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    time::{Duration, SystemTime},
 };
 
-use chappe_common::private_dir;
-use chappe_node::{NodeConfig, identity::load_or_create_key};
+use chappe_common::{private_dir, time::UnixTime};
+use chappe_node::{NodeConfig, check_certificate, identity::load_or_create_key};
 
 use super::{super::KEY_FILE, finding::Finding};
 use crate::open_files::OpenFiles;
 
+/// Those who renew by a timer do so a month before the end.
+const CERTIFICATE_WARNING: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bits of a mode by which other users may read or change a file.
 const OTHERS: u32 = 0o077;
 
@@ -21,6 +24,7 @@ pub(super) fn all(file: &Path, config: &NodeConfig) -> Vec<Finding> {
     findings.push(open_files(config));
     findings.extend(data_dir(config));
     findings.push(config_mode(file));
+    findings.extend(certificate(config, SystemTime::now().into()));
     findings
 }
 
@@ -104,6 +108,24 @@ fn data_dir(config: &NodeConfig) -> Vec<Finding> {
         }),
     }
     findings
+}
+
+/// The certificate from files. One by ACME is checked by the node itself.
+fn certificate(config: &NodeConfig, now: UnixTime) -> Option<Finding> {
+    let (cert, key) = (config.client.tls_cert.as_ref()?, config.client.tls_key.as_ref()?);
+    let renew = "renew it; the node reads the files again by itself";
+    Some(match check_certificate(cert, key) {
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            Finding::problem("certificate", error, "the files must be PEM, and readable by the node's user")
+        }
+        Ok(Some(end)) if end <= now => Finding::problem("certificate", "it has expired", renew),
+        Ok(Some(end)) if end <= now + CERTIFICATE_WARNING => {
+            let hours = end.saturating_since(now).as_secs() / 3600;
+            Finding::warning("certificate", format!("it expires in {hours} hours"), renew)
+        }
+        Ok(_) => Finding::fine("certificate", "it can be served"),
+    })
 }
 
 /// The config may have a ticket, and secrets of TURN servers.

@@ -15,12 +15,16 @@ use super::{InitArgs, toml_text};
 
 /// Maximal length of a line that is read.
 const MAX_LINE: u64 = 512;
+/// Let's Encrypt's terms of service.
+const TERMS: &str = "https://letsencrypt.org/repository/";
 /// Maximal number of repeated questions, for a terminal that sends nonsense.
 const ATTEMPTS: usize = 5;
 
 /// How clients connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tls {
+    /// By wss://, and the node obtains its certificate from Let's Encrypt
+    Acme,
     /// By wss://, and a reverse proxy on this machine terminates TLS
     Proxy,
     /// By ws://, without TLS: web pages cannot use the node
@@ -95,8 +99,16 @@ impl Answers {
         let tls = match (args.tls, asks) {
             (Some(tls), _) => tls,
             (None, true) => ask_tls()?,
-            (None, false) => bail!("--tls: `proxy` or `none` is required"),
+            (None, false) => bail!("--tls: `acme`, `proxy` or `none` is required"),
         };
+        if tls == Tls::Acme && !args.agree_to_terms {
+            let question = format!("Do you agree to the terms of service of Let's Encrypt ({TERMS})?");
+            match asks {
+                true if ask_yes_no(&question)? => {}
+                true => bail!("without that there is no certificate: choose `proxy` or `none`; nothing was written"),
+                false => bail!("--tls acme: --agree-to-terms is required too ({TERMS})"),
+            }
+        }
         let relay_media = args.relay_media
             || asks
                 && ask_yes_no(
@@ -109,7 +121,7 @@ impl Answers {
     pub(super) fn url(&self) -> String {
         let host = self.host.as_ref().map(Host::to_string).unwrap_or_default();
         match self.tls {
-            Tls::Proxy => format!("wss://{host}"),
+            Tls::Acme | Tls::Proxy => format!("wss://{host}"),
             Tls::None => format!("ws://{host}:8710"),
         }
     }
@@ -117,6 +129,7 @@ impl Answers {
     /// The ports that others must reach.
     pub(super) fn ports(&self) -> Vec<&'static str> {
         let mut ports = match self.tls {
+            Tls::Acme => vec!["TCP 443"],
             Tls::Proxy => vec!["TCP 443 (of the proxy)"],
             Tls::None => vec!["TCP 8710"],
         };
@@ -138,10 +151,14 @@ impl Answers {
             }
         };
         match self.tls {
+            Tls::Acme => listen("listen", "\"0.0.0.0:8710\"", &format!("{any}:443")),
             Tls::Proxy => listen("listen", "\"0.0.0.0:8710\"", "127.0.0.1:8710"),
             Tls::None => listen("listen", "\"0.0.0.0:8710\"", &format!("{any}:8710")),
         }
         listen("listen", "\"0.0.0.0:8711\"", &format!("{any}:8711"));
+        if self.tls == Tls::Acme {
+            settings.extend(["enabled", "terms_agreed"].map(|key| (key, "false", toml_text(true))));
+        }
         if self.tls == Tls::Proxy {
             settings.push(("trusted_proxies", "[]", toml_text(["127.0.0.1/32"])));
         }
@@ -177,13 +194,15 @@ fn ask_host() -> Result<Host> {
 
 fn ask_tls() -> Result<Tls> {
     let question = "How do clients connect?\n\
+                    \x20 acme   by wss://: the node obtains a certificate from Let's Encrypt, and listens at port 443\n\
                     \x20 proxy  by wss://: a reverse proxy on this machine terminates TLS\n\
                     \x20 none   by ws://, without TLS: web pages cannot use the node\n\
-                    [proxy]: ";
+                    [acme]: ";
     ask(question, |line| match line {
-        "" | "proxy" => Ok(Tls::Proxy),
+        "" | "acme" => Ok(Tls::Acme),
+        "proxy" => Ok(Tls::Proxy),
         "none" => Ok(Tls::None),
-        _ => Err(anyhow!("`proxy` or `none` is expected")),
+        _ => Err(anyhow!("`acme`, `proxy` or `none` is expected")),
     })
 }
 
