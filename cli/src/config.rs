@@ -100,6 +100,7 @@ impl Config for NodeConfig {
     fn paths(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
         let client = &mut self.client;
         let mut paths = vec![("node.data_dir", &mut self.node.data_dir)];
+        paths.extend(client.page.as_mut().map(|path| ("client.page", path)));
         paths.extend(client.tls_cert.as_mut().map(|path| ("client.tls_cert", path)));
         paths.extend(client.tls_key.as_mut().map(|path| ("client.tls_key", path)));
         paths.extend(client.acme.directory_ca.as_mut().map(|path| ("client.acme.directory_ca", path)));
@@ -256,11 +257,12 @@ fn explain_error<C: Config>(figment: &Figment, file: &Path, error: &Error) -> an
 }
 
 /// Example values for keys without a default, or with an uninformative one.
-const EXAMPLES: [(&str, &str); 34] = [
+const EXAMPLES: [(&str, &str); 35] = [
     ("node.region", r#""eu-west""#),
     ("node.contact", r#""Erika Mustermann, erika@example.org""#),
     ("node.abuse_contact", r#""abuse@example.org""#),
     ("client.urls", r#"["wss://node.example.org"]"#),
+    ("client.page", r#""chappe.html""#),
     ("client.tls_cert", r#""fullchain.pem""#),
     ("client.tls_key", r#""privkey.pem""#),
     ("client.trusted_proxies", r#"["127.0.0.1/32"]"#),

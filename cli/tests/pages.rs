@@ -16,13 +16,18 @@ use process::{
 
 /// The head and the body of the response to a request with these header fields.
 fn exchange(addr: &str, path: &str, fields: &str) -> (String, String) {
+    let response = String::from_utf8(exchange_bytes(addr, path, fields)).expect("a text");
+    let (head, body) = response.split_once("\r\n\r\n").expect("a head");
+    (head.to_lowercase(), body.to_owned())
+}
+
+fn exchange_bytes(addr: &str, path: &str, fields: &str) -> Vec<u8> {
     let mut stream = TcpStream::connect(addr).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\n{fields}\r\n").expect("it takes a request");
-    let mut response = String::new();
-    stream.read_to_string(&mut response).expect("it answers");
-    let (head, body) = response.split_once("\r\n\r\n").expect("a head");
-    (head.to_lowercase(), body.to_owned())
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).expect("it answers");
+    response
 }
 
 #[test]
@@ -95,4 +100,50 @@ fn monitors_learn_whether_the_node_lives_and_whether_it_accepts_clients() {
     }
     assert_eq!(get(&node.admin, "/healthz"), (200, "ok\n".to_owned()), "it lives while it stops");
     assert!(node.process.finish().status.success());
+}
+
+#[test]
+fn the_page_for_calls_is_served_only_if_it_is_configured_and_at_a_bounded_rate() {
+    let federation = Federation::start(0);
+    let without = Listening::start(&mut federation.node(0));
+    for path in ["/call", "/call/", "/i"] {
+        assert_eq!(get(&without.client, path).0, 404, "{path}");
+    }
+    drop(without);
+
+    let file = federation.dir.path().join("chappe.html");
+    std::fs::write(&file, "<!doctype html><title>a page</title>").expect("a folder");
+    let with = |file: &std::path::Path| {
+        let mut command = federation.node(0);
+        command.args(["--set", &format!("client.page={}", arg(file))]);
+        command
+    };
+    let node = Listening::start(&mut with(&file));
+    let (head, _) = exchange(&node.client, "/call", "");
+    let location = head.lines().find_map(|line| line.strip_prefix("location: ")).expect("a place");
+    assert!(location.starts_with("call/#root=") && location.contains("&registry=http%3a%2f%2f127.0.0.1"), "{location}");
+    assert!(location.contains("&node=ws%3a%2f%2f127.0.0.1") && location.ends_with("&private"), "{location}");
+    let (head, body) = exchange(&node.client, "/call/", "");
+    assert!(head.contains("frame-ancestors 'none'") && body.contains("a page"), "{head}");
+    let plain = String::from_utf8(exchange_bytes(&node.client, "/i", "Accept-Encoding: br\r\n")).expect("a text");
+    assert!(!plain.contains("content-encoding"), "{plain}");
+    let etag = plain.lines().find_map(|line| line.strip_prefix("etag: ")).expect("a tag");
+    let (head, body) = exchange(&node.client, "/i", &format!("If-None-Match: {etag}\r\n"));
+    assert!(head.starts_with("http/1.1 304") && body.is_empty(), "{head}");
+    let compressed = exchange_bytes(&node.client, "/call/", "Accept-Encoding: gzip\r\n");
+    assert!(compressed.windows(3).any(|bytes| bytes == b"\x1f\x8b\x08"), "it is compressed");
+    // A flood: what the burst allows, then refusals that are counted.
+    let answers: Vec<u16> = (0..130).map(|_| get(&node.client, "/call/").0).collect();
+    assert!(answers.contains(&200) && answers.contains(&503), "{answers:?}");
+    assert!(node.metric("chappe_call_pages_refused_total") > 0);
+
+    drop(node);
+    let large = federation.dir.path().join("large.html");
+    std::fs::write(&large, vec![b'x'; (2 << 20) + 1]).expect("a folder");
+    for (file, reason) in
+        [(&large, "more than 2 MiB"), (&federation.dir.path().join("none.html"), "client.page: cannot read")]
+    {
+        let refused = process::Running::start(&mut with(file)).finish();
+        assert!(texts(&refused).1.contains(reason), "{:?}", texts(&refused));
+    }
 }

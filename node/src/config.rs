@@ -110,6 +110,8 @@ pub struct ClientSection {
     pub tls_cert: Option<PathBuf>,
     /// The PEM file of the certificate's private key.
     pub tls_key: Option<PathBuf>,
+    /// The file `chappe.html`, with which people call. If set, the node serves it at `/call`.
+    pub page: Option<PathBuf>,
     /// Networks of reverse proxies that are trusted to tell a client's address. Limits for each source then apply to it.
     pub trusted_proxies: Vec<IpNet>,
     /// A certificate that the node obtains by itself.
@@ -131,6 +133,7 @@ impl Default for ClientSection {
             max_connections: 18_000,
             tls_cert: None,
             tls_key: None,
+            page: None,
             trusted_proxies: Vec::new(),
             acme: AcmeSection::default(),
         }

@@ -16,6 +16,7 @@ use crate::{
         rates::SourceRates,
     },
     links::Links,
+    listener::call_page::CallPage,
     media_relay::MediaRelay,
     members::Members,
     membership::event::Event,
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) tls: Option<Arc<Tls>>,
     /// The node's own STUN and TURN server.
     pub(crate) media_relay: Option<Arc<MediaRelay>>,
+    /// The page with which people call, if this node serves it.
+    pub(crate) call_page: Option<CallPage>,
     /// Revoked online keys of registries.
     pub(crate) revocations: KnownRevocations,
     /// Events for the membership task.

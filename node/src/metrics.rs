@@ -89,6 +89,8 @@ pub(crate) struct Metrics {
     pub(crate) connections_refused: Counter,
     /// Failed `accept` calls, mostly for lack of file descriptors.
     pub(crate) accept_errors: Counter,
+    /// Requests for the page for calls beyond its rate.
+    pub(crate) call_pages_refused: Counter,
     /// Client connections that ended or were dropped before a complete request.
     pub(crate) client_handshakes_failed: Counter,
     /// Valid client messages.
@@ -223,6 +225,7 @@ impl Default for Metrics {
                 "connections_refused",
                 "Client connections refused: over a rate, or all are taken",
             ),
+            call_pages_refused: counter("call_pages_refused", "Requests for the page for calls beyond its rate"),
             accept_errors: counter("accept_errors", "Connections that the system could not hand over"),
             client_handshakes_failed: counter(
                 "client_handshakes_failed",

@@ -44,7 +44,10 @@ use crate::{
         rates::SourceRates,
     },
     links::{Links, endpoint},
-    listener,
+    listener::{
+        self,
+        call_page::{CallPage, PageError},
+    },
     media_relay::{MediaRelay, OwnServices},
     members::Members,
     membership::{records::Records, view::View},
@@ -94,6 +97,9 @@ pub enum StartError {
     /// The certificate for clients cannot be obtained with these settings.
     #[error("client.acme cannot be used")]
     Acme(#[from] AcmeSetupError),
+    /// The page with which people call cannot be read.
+    #[error(transparent)]
+    Page(#[from] PageError),
     /// The node's record cannot be signed, because its URLs and addresses are too long.
     #[error("the node's record cannot be signed: its URLs and addresses together are too long")]
     Record(#[from] SignError),
@@ -193,6 +199,7 @@ impl Node {
         };
         let acme = Acme::load(&config, clock.clone())?;
         let tls = tls.or_else(|| acme.as_ref().map(|acme| acme.tls().clone()));
+        let call_page = config.client.page.as_deref().map(CallPage::load).transpose()?;
         let bound = Bound::bind(&config, passed, acme.as_ref().is_some_and(Acme::needs_http))?;
         let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
         let endpoint = endpoint::on(bound.federation, &config.federation, identity.key()).map_err(bind_error)?;
@@ -255,6 +262,7 @@ impl Node {
             homes,
             tls: tls.clone(),
             media_relay,
+            call_page,
             revocations: revoked,
             membership,
             publisher,

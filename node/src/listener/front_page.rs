@@ -8,6 +8,7 @@ use chappe_common::keys::NodeId;
 use maud::{DOCTYPE, PreEscaped, html};
 use sha2::{Digest as _, Sha256};
 
+use super::call_page;
 use crate::config::NodeConfig;
 
 const STYLE: &str = "body{max-width:42rem;margin:3rem auto;padding:0 1rem;font:1.05rem/1.6 system-ui,sans-serif;\
@@ -72,6 +73,13 @@ pub(super) fn render(config: &NodeConfig, me: NodeId) -> String {
                     }
                     "."
                 }
+                @if config.client.page.is_some() {
+                    h2 { "Call somebody" }
+                    p {
+                        a href=(call_page::PATH.trim_start_matches('/')) { "Open the page for calls" } ". It comes from this node: use it only if "
+                        "you trust whoever runs the node."
+                    }
+                }
                 h2 { "Who runs it" }
                 p {
                     @match contact {
@@ -90,7 +98,7 @@ pub(super) fn render(config: &NodeConfig, me: NodeId) -> String {
                 h2 { "Run a node yourself" }
                 p {
                     "A small server with a public address is enough. Install the free program " code { "chappe" } ", ask the people who "
-                    "run your registry for its address and root key, and begin with " code { "chappe node init --help" } "."
+                    "run your registry for a join link, and begin with " code { "chappe node init --join" } "."
                 }
                 footer {
                     p { "Node " code { (me) } ", version " (env!("CARGO_PKG_VERSION")) }

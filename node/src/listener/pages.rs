@@ -14,12 +14,13 @@ use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tower_http::cors::{self, CorsLayer};
 
-use super::front_page;
+use super::{call_page, front_page};
 use crate::{core::Core, levels::levels};
 
 /// The pages beside the WebSocket. Any web page may read them: they are public, and a client in a page needs them.
 pub(crate) fn client_routes(core: Arc<Core>) -> Router {
-    Router::new()
+    let call_page = if core.call_page.is_some() { call_page::routes() } else { Router::new() };
+    call_page
         .route("/", get(front))
         .route("/ws", get(upgrade_required))
         .route("/health", get(health))
