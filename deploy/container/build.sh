@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds a static binary and the image chappe:latest, or the name that is given. Needs cargo, a C compiler and buildah.
+# Builds the static binary and the image chappe:latest, or the name that is given. Needs what build-static.sh needs, and buildah.
 #
 #   deploy/container/build.sh [NAME[:TAG]]
 #
@@ -13,22 +13,13 @@ missing() {
   printf 'missing: %s\n' "$1" >&2
   exit 1
 }
-for tool in cargo rustc cc make readelf strip buildah; do
-  command -v "$tool" >/dev/null || missing "$tool"
-done
+command -v buildah >/dev/null || missing buildah
 [[ $(id -u) == 0 || -n ${CHAPPE_ISOLATION:-} ]] || missing 'root (buildah --isolation chroot), or CHAPPE_ISOLATION=rootless'
-
-# The target is named, so that build scripts and procedural macros are not linked statically.
-target=$(rustc -vV | sed -n 's/^host: //p')
-[[ $target == *-linux-gnu ]] || missing "a host of *-linux-gnu (this one is $target)"
-RUSTFLAGS='-C target-feature=+crt-static' cargo build --profile dist --features jemalloc --locked -p chappe --target "$target"
-binary=${CARGO_TARGET_DIR:-target}/$target/dist/chappe
-if readelf -l "$binary" 2>/dev/null | grep -q INTERP; then missing 'a static C library (Debian: libc6-dev)'; fi
+binary=$(deploy/build-static.sh)
 
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 install -D -m 755 "$binary" "$context/root/bin/chappe"
-strip "$context/root/bin/chappe"
 install -d -m 755 "$context/root/var/lib"
 install -d -m 700 "$context/root/var/lib/chappe"
 # Whoever owns a folder above that of a daemon could replace it: only the last one is the daemon's.
