@@ -9,6 +9,13 @@ use std::{
 };
 
 use chappe_common::time::UnixTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Returns a time as people read it, such as `2026-12-01T00:00:00Z`.
+pub(crate) fn rfc3339(time: UnixTime) -> String {
+    let date = i64::try_from(time.as_secs()).ok().and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok());
+    date.and_then(|date| date.format(&Rfc3339).ok()).unwrap_or_default()
+}
 
 /// The machine's wall clock, with an optional offset. Clones share the offset.
 #[derive(Clone, Debug, Default)]

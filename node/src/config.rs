@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     acme::{AcmeSection, ChallengeChoice},
     advertised::{Advertised, AdvertisedError},
+    budget::{BudgetSection, CountedBytes},
     federation::{AdmissionPolicy, FederationSection},
     live::ChangedKeys,
     turn::TurnSection,
@@ -29,6 +30,7 @@ use crate::membership::{
 
 mod acme;
 mod advertised;
+mod budget;
 mod check;
 mod federation;
 mod live;
@@ -62,6 +64,8 @@ pub struct NodeConfig {
     pub ice: IceSection,
     /// The node's own STUN and TURN server.
     pub turn: TurnSection,
+    /// How many bytes this machine may receive and send.
+    pub budget: BudgetSection,
 }
 
 /// General settings.

@@ -8,6 +8,7 @@ use chappe_turn::source::Source;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
+    budget::traffic::TrafficBudget,
     context::Context,
     health::Health,
     homes::Homes,
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) media_relay: Option<Arc<MediaRelay>>,
     /// The page with which people call, if this node serves it.
     pub(crate) call_page: Option<CallPage>,
+    /// The traffic of this machine, if it has a budget.
+    pub(crate) budget: Option<Arc<TrafficBudget>>,
     /// Revoked online keys of registries.
     pub(crate) revocations: KnownRevocations,
     /// Events for the membership task.

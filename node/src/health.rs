@@ -16,7 +16,9 @@ use chappe_common::{directory::DirectoryError, keys::NodeId, record::MAX_CLOCK_S
 use tokio::sync::watch;
 
 use self::{advice::AdviceLimiter, clock_watch::ClockWatch};
-use crate::{context::Context, members::Members, membership::admission::AdmissionRefusal, metrics::ProxyFault};
+use crate::{
+    clock::rfc3339, context::Context, members::Members, membership::admission::AdmissionRefusal, metrics::ProxyFault,
+};
 
 /// Why a running node can't serve clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -36,6 +38,12 @@ pub(crate) enum Unfit {
         "this node has no valid certificate for the wss:// URLs in client.urls: the log has the reason (client.acme)"
     )]
     Certificate,
+    /// The budget of the month is used up.
+    #[error("the budget of the month is used up (budget.monthly_bytes): this node sleeps until {}", rfc3339(*until))]
+    Budget {
+        /// When the node wakes.
+        until: UnixTime,
+    },
 }
 
 /// The node's condition as `/health` reports it.
@@ -90,6 +98,8 @@ impl Health {
         match reason {
             // A first start is no error, and the task of the certificate explains its failures.
             Unfit::Certificate if holds => tracing::info!("clients are sent elsewhere: {reason}"),
+            // The operator has set it.
+            Unfit::Budget { .. } if holds => tracing::warn!("clients are sent elsewhere: {reason}"),
             _ if holds => tracing::error!("clients are sent elsewhere: {reason}"),
             _ => {}
         }
@@ -129,6 +139,7 @@ impl Health {
             (None, true) => "draining",
             (None, false) if unfit.is_empty() => "healthy",
             (None, false) if unfit.iter().all(|reason| *reason == Unfit::Certificate) => "no_certificate",
+            (None, false) if unfit.iter().all(|reason| matches!(reason, Unfit::Budget { .. })) => "budget",
             (None, false) => "cut_off",
         };
         let failures = failure.iter().map(ToString::to_string);

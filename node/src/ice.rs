@@ -101,7 +101,7 @@ mod tests {
         config.turn.listen = vec![([127, 0, 0, 1], 0).into()];
         let services = OwnServices { bound: &[], client_urls: &[] };
         let now = UnixTime::from_secs(1_700_000_000);
-        let relay = MediaRelay::spawn(&config, services, Vec::new(), now.as_secs()).expect("a relay");
+        let relay = MediaRelay::spawn(&config, services, Vec::new()).expect("a relay");
         let offered = || servers(&config.ice, Some(&relay), now, SessionCredential::new(now, 1)).0;
         assert!(offered()[0].credential.is_some());
         relay.drain();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{core::Core, homes::StoredCounts, metrics::Levels};
 
 pub(crate) fn levels(core: &Arc<Core>) -> Levels {
+    let budget = core.budget.as_ref().map(|budget| budget.status(core.context.clock.now()));
     let StoredCounts { leases, codes } = core.homes.counts();
     Levels {
         sessions: core.sessions.sessions(),
@@ -17,5 +18,8 @@ pub(crate) fn levels(core: &Arc<Core>) -> Levels {
         clock_offset: core.health.clock_offset().unwrap_or_default(),
         panics: core.context.tasks.panics(),
         certificate: core.tls.as_ref().and_then(|tls| tls.validity()),
+        budget_used: budget.map_or(0, |budget| budget.used),
+        budget: budget.map_or(0, |budget| budget.monthly_bytes),
+        budget_level: budget.map_or(0, |budget| budget.level as u64),
     }
 }

@@ -9,6 +9,8 @@
 
 mod acme;
 mod admin;
+mod budget;
+mod budget_runtime;
 mod client_protocol;
 pub mod clock;
 pub mod config;
@@ -34,6 +36,7 @@ mod node;
 mod peer_router;
 mod pending_connections;
 pub mod placement;
+mod presence;
 mod publisher;
 mod reload;
 mod session;

@@ -21,7 +21,7 @@ use std::{
 
 use chappe_common::keys::NodeId;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use quinn::{Connection, Endpoint, VarInt};
+use quinn::{Connection, Endpoint, ServerConfig, VarInt};
 use tokio::sync::{
     Semaphore,
     mpsc::{self, error::TrySendError},
@@ -67,6 +67,7 @@ pub(crate) struct Links {
     membership: mpsc::Sender<Event>,
     up: mpsc::Sender<LinkUp>,
     endpoint: Endpoint,
+    server_config: ServerConfig,
     table: LinkTable,
     seen: SeenAddrs,
     dials: Mutex<HashMap<NodeId, Dial>>,
@@ -81,7 +82,7 @@ pub(crate) struct Links {
 impl Links {
     /// Creates the links of a node over a bound endpoint. Returns a receiver of new links with them.
     pub(crate) fn new(
-        endpoint: Endpoint,
+        (endpoint, server_config): (Endpoint, ServerConfig),
         context: Arc<Context>,
         members: Arc<Members>,
         health: Arc<Health>,
@@ -107,6 +108,7 @@ impl Links {
             membership,
             up,
             endpoint,
+            server_config,
         };
         (links, ups)
     }
@@ -132,6 +134,17 @@ impl Links {
     /// Removes a link that has ended, unless another to the same peer has replaced it.
     pub(crate) fn remove(&self, link: &Arc<Link>) {
         self.table.remove(link);
+    }
+
+    /// Closes all links and accepts no more. A dial is then unanswered, as if the node had stopped.
+    pub(crate) fn stop_accepting(&self) {
+        self.endpoint.set_server_config(None);
+        self.table.close_all();
+    }
+
+    /// Accepts links again.
+    pub(crate) fn resume_accepting(&self) {
+        self.endpoint.set_server_config(Some(self.server_config.clone()));
     }
 
     /// Closes all links, and waits until the peers were notified.

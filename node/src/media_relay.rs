@@ -6,7 +6,6 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
-    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,7 +15,7 @@ use chappe_turn::{
     credentials::CredentialSecret,
     limits::{Limits, RelayAddress, RelayAddresses},
     peer_filter::{PeerFilter, RelayHost},
-    runtime::{NewStream, Relay, RelayBusy, RelayConfig, Snapshot, month},
+    runtime::{NewStream, Relay, RelayBusy, RelayConfig, Snapshot},
     server::Config,
 };
 use ipnet::IpNet;
@@ -25,7 +24,6 @@ use url::Url;
 
 use crate::config::{NodeConfig, TurnSection};
 
-mod budget_file;
 pub(crate) mod external_address;
 
 /// The relay ports of other members: the range of RFC 8656, 7.2. Their records do not contain the ports.
@@ -46,7 +44,6 @@ pub(crate) struct MediaRelay {
     denied: Vec<IpNet>,
     client_urls: Vec<String>,
     has_certificate: bool,
-    budget_file: PathBuf,
 }
 
 /// What depends on the external addresses and on the members.
@@ -74,12 +71,7 @@ impl MediaRelay {
     ///
     /// # Errors
     /// An address cannot be bound.
-    pub(crate) fn spawn(
-        config: &NodeConfig,
-        services: OwnServices<'_>,
-        passed: Vec<UdpSocket>,
-        now: u64,
-    ) -> io::Result<Self> {
+    pub(crate) fn spawn(config: &NodeConfig, services: OwnServices<'_>, passed: Vec<UdpSocket>) -> io::Result<Self> {
         let turn = &config.turn;
         let mut random = [0; 64];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
@@ -99,8 +91,6 @@ impl MediaRelay {
             denied: turn.denied_peers.clone(),
             relay_hosts: own.clone(),
         };
-        let limit = (turn.monthly_bytes > 0).then_some(turn.monthly_bytes);
-        let (month, budget_file) = (month(now), config.node.data_dir.join(budget_file::FILE));
         let relay = Relay::spawn(RelayConfig {
             listen: turn.listen.clone(),
             passed,
@@ -119,14 +109,13 @@ impl MediaRelay {
                 listening: Vec::new(),
                 seed: seed.try_into().expect("32 bytes"),
             },
-            budget: budget_file::load(&budget_file, limit, month),
         })?;
         let has_certificate = config.client.has_tls();
         let urls = urls(relay.addrs(), externals, has_certificate, services.client_urls);
         let reach = Mutex::new(Reach { externals, urls, own, members: Vec::new() });
         let (allowed, denied) = (turn.allowed_peers.clone(), turn.denied_peers.clone());
         let client_urls = services.client_urls.to_vec();
-        Ok(Self { relay, secret, reach, own_ports, allowed, denied, client_urls, has_certificate, budget_file })
+        Ok(Self { relay, secret, reach, own_ports, allowed, denied, client_urls, has_certificate })
     }
 
     /// The URLs under which clients reach the relay, over UDP, TCP and TLS. Empty until an external address is known.
@@ -204,13 +193,10 @@ impl MediaRelay {
         PeerFilter { allowed: self.allowed.clone(), denied: self.denied.clone(), relay_hosts }
     }
 
-    /// Whether the relay makes new allocations: it runs, an external address is known, and the month's budget allows it.
+    /// Whether the relay makes new allocations: it runs, an external address is known, and the budget allows it.
     pub(crate) fn makes_allocations(&self) -> bool {
         let snapshot = self.relay.snapshot();
-        snapshot.is_running
-            && self.is_reachable()
-            && snapshot.budget.level() == BudgetLevel::Open
-            && !self.relay.is_draining()
+        snapshot.is_running && self.is_reachable() && snapshot.budget == BudgetLevel::Open && !self.relay.is_draining()
     }
 
     /// Whether its thread runs.
@@ -223,18 +209,14 @@ impl MediaRelay {
         self.reach().externals.iter().any(Option::is_some)
     }
 
-    /// Whether the node's record offers the relay.
+    /// Whether the node's record can offer the relay.
     pub(crate) fn is_offered(&self) -> bool {
-        let snapshot = self.relay.snapshot();
-        snapshot.is_running && self.is_reachable() && snapshot.budget.level() < BudgetLevel::NotOffered
+        self.is_running() && self.is_reachable()
     }
 
-    /// Writes the bytes of this month to disk.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub(crate) fn store_budget(&self) -> io::Result<()> {
-        budget_file::store(&self.budget_file, &self.relay.snapshot().budget)
+    /// Sets what the budget allows. Does not wait.
+    pub(crate) fn set_budget(&self, level: BudgetLevel) {
+        self.relay.set_budget(level);
     }
 
     /// Stops making new allocations.

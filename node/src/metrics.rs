@@ -164,6 +164,11 @@ pub(crate) struct Levels {
     pub(crate) panics: u64,
     /// When the certificate for clients is valid, if there is one.
     pub(crate) certificate: Option<Validity>,
+    /// Bytes of the budget in use, and the budget. Both 0 without one.
+    pub(crate) budget_used: u64,
+    pub(crate) budget: u64,
+    /// From 0 (everything is offered) to 3 (the node sleeps).
+    pub(crate) budget_level: u64,
 }
 
 /// Metrics that are set at each scrape.
@@ -178,6 +183,9 @@ struct Gauges {
     tasks: Gauge,
     clock_offset: Gauge,
     panics: Counter,
+    budget_used: Gauge,
+    budget: Gauge,
+    budget_level: Gauge,
 }
 
 /// A counter for each code. All begin at 0, so that the first increment is not lost in a rate.
@@ -331,6 +339,9 @@ impl Gauges {
             tasks: gauge("tasks", "Tasks"),
             clock_offset: gauge("clock_offset_seconds", "Seconds by which other nodes' clocks are ahead"),
             panics,
+            budget_used: gauge("budget_used_bytes", "Bytes of this month, as the provider counts them"),
+            budget: gauge("budget_bytes", "The budget of a month in bytes, or 0 if there is none"),
+            budget_level: gauge("budget_level", "What the budget has switched off: 0 nothing, 3 all"),
         }
     }
 
@@ -345,6 +356,13 @@ impl Gauges {
             (&self.tasks, levels.tasks),
         ] {
             gauge.set(i64::try_from(level).unwrap_or(i64::MAX));
+        }
+        for (gauge, value) in [
+            (&self.budget_used, levels.budget_used),
+            (&self.budget, levels.budget),
+            (&self.budget_level, levels.budget_level),
+        ] {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
         self.clock_offset.set(levels.clock_offset);
         self.panics.inner().store(levels.panics, std::sync::atomic::Ordering::Relaxed);
@@ -382,12 +400,11 @@ struct ErrorNumber {
 impl Collector for RelayCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let relay = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(Snapshot { counters, io, allocations, streams, budget, is_running }) = relay else { return Ok(()) };
+        let Some(Snapshot { counters, io, allocations, streams, budget: _, is_running }) = relay else { return Ok(()) };
         for (name, help, value) in [
             ("turn_running", "Whether the relay for media runs", u64::from(is_running)),
             ("turn_allocations", "Allocations of the relay for media", allocations as u64),
             ("turn_streams", "TCP and TLS connections of the relay for media", streams as u64),
-            ("turn_month_bytes", "Bytes that were relayed in this calendar month", budget.used()),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
@@ -468,11 +485,7 @@ mod tests {
     use std::{fs, path::Path};
 
     use chappe_common::time::UnixTime;
-    use chappe_turn::{
-        budget::{Budget, Month},
-        counters::Counters,
-        runtime::IoCounters,
-    };
+    use chappe_turn::{budget::BudgetLevel, counters::Counters, runtime::IoCounters};
 
     use super::*;
 
@@ -491,13 +504,16 @@ mod tests {
             clock_offset: 0,
             panics: 0,
             certificate: Some(Validity { starts_at: UnixTime::from_secs(1), expires_at: UnixTime::from_secs(2) }),
+            budget_used: 0,
+            budget: 0,
+            budget_level: 0,
         };
         let relay = Snapshot {
             counters: Counters::default(),
             io: IoCounters::default(),
             allocations: 0,
             streams: 0,
-            budget: Budget::new(None, Month(0), 0),
+            budget: BudgetLevel::Open,
             is_running: true,
         };
         let text = Metrics::default().encode(levels, Some(relay));

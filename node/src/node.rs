@@ -3,7 +3,6 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +15,7 @@ use chappe_common::{
     task_failure::TaskFailure,
 };
 use chappe_discovery::{SetupError, net::Net, registry::RegistryClient};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     acme::{
@@ -24,15 +23,17 @@ use crate::{
         runtime::{Acme, AcmeSetupError},
     },
     admin,
+    budget::traffic::TrafficBudget,
+    budget_runtime,
     clock::Clock,
     config::{ChangedKeys, ConfigError, LiveConfig, NodeConfig},
     context::Context,
     core::{ClientLimits, Core},
     federation::{
-        external_address, join,
+        external_address,
         membership_runtime::{self, Membership},
         own_addrs::{self, ResolveError},
-        registration::{self, Registries},
+        registration::Registries,
         revocations,
     },
     health::Health,
@@ -54,19 +55,17 @@ use crate::{
     metrics::Metrics,
     peer_router,
     placement::Placement,
+    presence::Presence,
     publisher::{self, Publisher},
     reload::{self, ReloadError},
-    sessions::{
-        Sessions,
-        event::{EndReason, SessionEvent},
-    },
+    sessions::{Sessions, event::EndReason},
     sockets::{BindError, Bound, PassedSockets},
     tasks::Tasks,
     upkeep,
     websocket::tls::{LOOK_EVERY, Tls, TlsError},
 };
 
-/// Time limit for each step of leaving: the registries' answers, storing the members, the leave, closing the links.
+/// Time limit for closing the links.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Why a node could not start. No part of it is running.
@@ -157,10 +156,8 @@ pub struct Node {
     /// Accepts clients. Ends before the clients are disconnected.
     listener: Tasks,
     /// Joins and registers. Ends before the node leaves.
-    joining: Tasks,
-    registries: Option<Registries>,
+    presence: Arc<Presence>,
     tls: Option<Arc<Tls>>,
-    members_file: PathBuf,
     _locked: LockedDir,
 }
 
@@ -202,7 +199,8 @@ impl Node {
         let call_page = config.client.page.as_deref().map(CallPage::load).transpose()?;
         let bound = Bound::bind(&config, passed, acme.as_ref().is_some_and(Acme::needs_http))?;
         let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
-        let endpoint = endpoint::on(bound.federation, &config.federation, identity.key()).map_err(bind_error)?;
+        let (endpoint, server_config) =
+            endpoint::on(bound.federation, &config.federation, identity.key()).map_err(bind_error)?;
         let (client, admin, http, turn) = (bound.client, bound.admin, bound.http, bound.turn);
         let mut addrs = NodeAddrs {
             client: client.local_addr().map_err(bind_error)?,
@@ -226,11 +224,15 @@ impl Node {
                 Some(RegistryClient::new(urls.to_vec(), context.config.federation.roots.clone(), &Net::default())?),
             ),
         };
-        let revocations_file = context.config.node.data_dir.join(revocations::FILE);
-        let revoked = revocations::load(&revocations_file, &context.roots);
+        let revoked = revocations::load(&context.config.node.data_dir.join(revocations::FILE), &context.roots);
         let directory = directory.map(|registry| registry.with_revocations(revoked.clone()));
-        let members_file = context.config.node.data_dir.join("members");
 
+        let budget = TrafficBudget::load(&context.config, context.me).map(Arc::new);
+        if let Some(budget) = &budget {
+            let level = budget.status(context.clock.now()).level;
+            let abilities = budget_runtime::abilities_at(level, &context.config, context.config.turn.is_on());
+            context.abilities.store(Arc::new(abilities));
+        }
         let own_record = context.sign_record(identity.epoch(), 1)?;
         let records = Arc::new(Records::new(context.federation));
         let view = View::new(&Placement::genesis(context.federation), std::iter::once((&*own_record, true)));
@@ -239,7 +241,7 @@ impl Node {
         let (membership, events) = mpsc::channel(membership_runtime::EVENTS);
         let (publisher, commands) = mpsc::channel(publisher::COMMANDS);
         let (links, links_up) =
-            Links::new(endpoint, context.clone(), members.clone(), health.clone(), membership.clone());
+            Links::new((endpoint, server_config), context.clone(), members.clone(), health.clone(), membership.clone());
         let links = Arc::new(links);
         let sessions = Arc::new(Sessions::new(context.live.clone(), &context.metrics));
         let homes = Homes::new(context.clone(), members.clone(), links.clone(), sessions.clone(), publisher.clone());
@@ -254,7 +256,6 @@ impl Node {
         };
         let connections = context.tasks.sibling();
         let core = Arc::new(Core {
-            context,
             members,
             health,
             links: links.clone(),
@@ -263,12 +264,16 @@ impl Node {
             tls: tls.clone(),
             media_relay,
             call_page,
+            budget,
             revocations: revoked,
             membership,
             publisher,
             connections,
             clients,
+            context,
         });
+        let has_certificate = acme.as_ref().map(Acme::has_certificate);
+        let presence = Arc::new(Presence::new(core.clone(), registries, directory, has_certificate));
         // Subscribed before a task can report a reason.
         let unfit = core.health.unfit_changes();
         core.context.tasks.spawn_essential("fitness", upkeep::send_clients_away(core.clone(), unfit));
@@ -279,9 +284,7 @@ impl Node {
         core.context.tasks.spawn_essential("expiry", upkeep::expire(core.clone()));
         core.context.tasks.spawn_essential("clock", upkeep::watch_clock(core.clone()));
         core.context.tasks.spawn_essential("relay peers", upkeep::watch_members_for_relay(core.clone()));
-        core.context.tasks.spawn_essential("relay budget", upkeep::watch_relay_budget(core.clone()));
         core.context.tasks.spawn_essential("relay address", external_address::watch(core.clone()));
-        let has_certificate = acme.as_ref().map(Acme::has_certificate);
         if let Some(acme) = acme {
             acme.update_fitness(&core);
             if let Some(http) = http {
@@ -292,22 +295,13 @@ impl Node {
         } else if let Some(tls) = tls.clone() {
             core.context.tasks.spawn_essential("certificate", tls.watch(LOOK_EVERY));
         }
-        let joining = core.context.tasks.sibling();
-        let revocations = revocations::run(core.clone(), directory.clone(), revocations_file);
-        joining.spawn_essential("revocations", revocations);
-        let join = join::run(core.clone(), directory, members_file.clone());
-        joining.spawn_essential("joining", once_reachable(has_certificate.clone(), join));
-        joining.spawn_essential("addresses", own_addrs::watch(core.clone()));
-        joining.spawn_essential("records", registration::renew_records(core.clone()));
-        if let Some(registries) = registries.clone() {
-            joining.spawn_essential("registries", once_reachable(has_certificate, registries.run(core.clone())));
-        }
+        core.context.tasks.spawn_essential("budget", budget_runtime::run(core.clone(), presence.clone()));
         let listener = core.context.tasks.sibling();
         listener.spawn_essential("clients", listener::serve_clients(core.clone(), client, tls.clone()));
         if let Some(admin) = admin {
             core.context.tasks.spawn_essential("admin", admin::run(core.clone(), admin));
         }
-        Ok(Self { core, addrs, listener, joining, registries, tls, members_file, _locked: locked })
+        Ok(Self { core, addrs, listener, presence, tls, _locked: locked })
     }
 
     /// Returns the node's id.
@@ -369,68 +363,29 @@ impl Node {
             relay.drain();
         }
         self.listener.cancel().await;
-        if let Some(registries) = &self.registries {
-            // Wait for a pending registration: the leave has to arrive after it.
-            let _ = tokio::time::timeout(GOODBYE, registries.stop()).await;
-        }
-        self.joining.cancel().await;
-        core.sessions.for_each(|session| {
-            // A full queue ends the session.
-            let _ = session.try_send(SessionEvent::GoingAway);
-        });
-        // Store before leaving: afterwards the member table is empty.
-        let _ = tokio::time::timeout(GOODBYE, join::store(core, self.members_file.clone())).await;
-        let leave = tokio::time::timeout(GOODBYE, registration::leave_members(core)).await.ok().flatten();
-        let leave_registries = async {
-            if let (Some(registries), Some(leave)) = (&self.registries, &leave) {
-                registries.leave(leave).await;
-            }
-        };
-        let drained = self.drain();
-        let ((), _) = tokio::join!(drained, tokio::time::timeout(GOODBYE, leave_registries));
+        self.presence.leave(core.context.config.times.drain).await;
+        core.sessions.for_each(|session| session.end(EndReason::GoingAway));
+        core.connections.wait(Duration::from_secs(1)).await;
         core.connections.cancel().await;
         if let Some(relay) = &core.media_relay {
-            upkeep::store_relay_budget(relay).await;
             let relay = relay.clone();
             // A panic of the thread was logged when it happened.
             let _ = tokio::task::spawn_blocking(move || relay.stop()).await;
         }
+        budget_runtime::store(core, &mut false).await;
         // The leave is sent in datagrams. Closing the links informs peers that did not receive it.
         let _ = tokio::time::timeout(GOODBYE, core.links.shutdown()).await;
         core.context.tasks.cancel().await;
-    }
-
-    /// Waits until the clients have left and their media has ended, then closes the remaining sessions.
-    async fn drain(&self) {
-        let core = &self.core;
-        let deadline = Instant::now() + core.context.config.times.drain;
-        let has_allocations = || core.media_relay.as_ref().is_some_and(|relay| relay.snapshot().allocations > 0);
-        while (core.sessions.sessions() > 0 || has_allocations()) && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        core.sessions.for_each(|session| session.end(EndReason::GoingAway));
-        core.connections.wait(Duration::from_secs(1)).await;
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         self.listener.stop();
-        self.joining.stop();
+        self.presence.stop();
         self.core.connections.stop();
         self.core.context.tasks.stop();
     }
-}
-
-/// Runs `task` once clients can connect: a node without its first certificate must not be offered to them.
-async fn once_reachable(has_certificate: Option<watch::Receiver<bool>>, task: impl Future<Output = ()>) {
-    if let Some(mut has_certificate) = has_certificate
-        && has_certificate.wait_for(|is_there| *is_there).await.is_err()
-    {
-        // The task of the certificate has ended, which is reported by itself.
-        return std::future::pending().await;
-    }
-    task.await;
 }
 
 /// Starts the relay for media, if it is on.
@@ -448,7 +403,7 @@ fn spawn_media_relay(
     };
     let bound: Vec<_> = [Some(addrs.client), Some(addrs.quic), addrs.admin].into_iter().flatten().collect();
     let services = OwnServices { bound: &bound, client_urls: &context.client_urls };
-    let relay = MediaRelay::spawn(&context.config, services, passed, context.clock.now().as_secs());
+    let relay = MediaRelay::spawn(&context.config, services, passed);
     relay.map(|relay| Some(Arc::new(relay))).map_err(|source| StartError::Bind { addr, key: "turn.listen", source })
 }
 
@@ -478,7 +433,11 @@ fn context(
         client_urls,
         quic_addrs: ArcSwap::from_pointee(quic_addrs),
         region: config.node.region.clone(),
-        abilities: ArcSwap::from_pointee(membership_runtime::abilities(&config, config.turn.is_on())),
+        abilities: ArcSwap::from_pointee(membership_runtime::abilities(
+            &config,
+            config.turn.is_on(),
+            config.node.reserve,
+        )),
         record_lifetime: config.registry.record_lifetime,
         started: Instant::now(),
         metrics: Metrics::default(),

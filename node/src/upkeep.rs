@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::{
-    core::Core, federation::membership_runtime, media_relay::MediaRelay, membership::event::Event,
-    sessions::event::SessionEvent,
-};
+use crate::{core::Core, membership::event::Event, sessions::event::SessionEvent};
 
 /// Interval between removals of expired entries.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
@@ -15,8 +12,6 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(1);
 /// Minimum time between changes of the relay's peers. Until then, a new member's services are not refused.
 const RELAY_MEMBERS_EVERY: Duration = Duration::from_secs(1);
-/// Interval at which the bytes relayed in this month are stored. A crash gives back what was relayed since.
-const STORE_RELAY_BUDGET_EVERY: Duration = Duration::from_secs(60);
 
 /// Removes expired entries every [`EXPIRE_EVERY`].
 pub(crate) async fn expire(core: Arc<Core>) {
@@ -67,33 +62,5 @@ pub(crate) async fn watch_members_for_relay(core: Arc<Core>) {
         if changes.changed().await.is_err() {
             return;
         }
-    }
-}
-
-/// Stores the bytes that were relayed in this month, and offers the relay while the budget allows it. The next record tells
-/// others.
-pub(crate) async fn watch_relay_budget(core: Arc<Core>) {
-    let Some(relay) = &core.media_relay else { return std::future::pending().await };
-    let mut stored = None;
-    loop {
-        let used = relay.snapshot().budget.used();
-        if stored != Some(used) && store_relay_budget(relay).await {
-            stored = Some(used);
-        }
-        core.context.abilities.store(Arc::new(membership_runtime::abilities(&core.context.config, relay.is_offered())));
-        tokio::time::sleep(STORE_RELAY_BUDGET_EVERY).await;
-    }
-}
-
-/// Returns whether the bytes of this month could be stored.
-pub(crate) async fn store_relay_budget(relay: &Arc<MediaRelay>) -> bool {
-    let relay = relay.clone();
-    match tokio::task::spawn_blocking(move || relay.store_budget()).await {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "cannot store the bytes that were relayed this month; trying again in a minute");
-            false
-        }
-        Err(_) => false,
     }
 }

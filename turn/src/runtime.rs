@@ -3,10 +3,7 @@
 //! The relay doesn't share a thread with anything else, so its load can't delay its caller. Packets are received and sent in
 //! batches. A packet is sent from the buffer that it was received in.
 
-pub use calendar::month;
-
 mod bound;
-mod calendar;
 mod egress;
 mod event_loop;
 mod listeners;
@@ -31,7 +28,7 @@ use std::{
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    budget::Budget,
+    budget::BudgetLevel,
     counters::Counters,
     peer_filter::PeerFilter,
     runtime::{bound::Bound, event_loop::EventLoop},
@@ -53,8 +50,6 @@ pub struct RelayConfig {
     pub relay_bind: Vec<IpAddr>,
     /// The server's settings. The relay adds the addresses of its sockets to `listening`.
     pub server: Config,
-    /// The monthly budget, with the bytes that are used already.
-    pub budget: Budget,
 }
 
 /// A running relay. Its thread ends soon after it is dropped; [`Relay::stop`] waits for that.
@@ -97,6 +92,7 @@ struct Changes {
     /// The external addresses, at most one of each family.
     v4: Option<IpAddr>,
     v6: Option<IpAddr>,
+    budget: Option<BudgetLevel>,
 }
 
 /// Marks the relay as stopped when the thread ends, even if it has panicked.
@@ -119,8 +115,8 @@ pub struct Snapshot {
     pub allocations: usize,
     /// Current TCP and TLS connections.
     pub streams: usize,
-    /// The monthly budget, with the bytes that are used.
-    pub budget: Budget,
+    /// What the budget allows.
+    pub budget: BudgetLevel,
     /// Whether the relay runs. It stops if its epoll fails.
     pub is_running: bool,
 }
@@ -159,7 +155,7 @@ impl Relay {
             io: IoCounters::default(),
             allocations: 0,
             streams: 0,
-            budget: config.budget,
+            budget: BudgetLevel::Open,
             is_running: true,
         };
         let shared = Arc::new(Shared {
@@ -206,6 +202,12 @@ impl Relay {
         let mut changes = self.shared.changes.lock().unwrap_or_else(PoisonError::into_inner);
         *(if ip.is_ipv4() { &mut changes.v4 } else { &mut changes.v6 }) = Some(ip);
         drop(changes);
+        self.wake();
+    }
+
+    /// Sets what the budget allows. If nothing, the allocations end. Does not wait.
+    pub fn set_budget(&self, level: BudgetLevel) {
+        self.shared.changes.lock().unwrap_or_else(PoisonError::into_inner).budget = Some(level);
         self.wake();
     }
 

@@ -313,7 +313,7 @@ impl Server {
         self.filter = filter;
     }
 
-    /// Sets the level of the monthly budget. If the budget is spent, all allocations end.
+    /// Sets what the budget allows. If it is spent, all allocations end.
     pub fn set_budget(&mut self, sockets: &mut impl RelaySockets, level: BudgetLevel) {
         self.budget = level;
         if level == BudgetLevel::Spent {

@@ -102,7 +102,7 @@ fn inside() {
     }
     let capture = Capture::start();
     let own = IpAddr::from(OWN);
-    let (_relay, addr) = start_at(own, Vec::new(), unlimited());
+    let (_relay, addr) = start_at(own, Vec::new());
     let mut client = udp_from(own, addr);
     let (user, nonce, _) = allocate(&mut client);
     capture.count();
@@ -219,7 +219,7 @@ fn reach_far_peer() {
     far.args(["--exact", FAR_NAME, "--nocapture"]).env(INSIDE, "far").stdout(Stdio::null());
     let _far = Ended(far.spawn().expect("it runs"));
     let ips = [IpAddr::from(OWN), "2a00::9".parse().expect("an address")];
-    let relay = start_at_all(&ips, &ips, Vec::new(), unlimited());
+    let relay = start_at_all(&ips, &ips, Vec::new());
     // Clients of each family.
     for addr in relay.addrs() {
         let mut client = udp_from(addr.ip(), *addr);

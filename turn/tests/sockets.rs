@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use chappe_turn::{budget::Budget, runtime::NewStream};
+use chappe_turn::{budget::BudgetLevel, runtime::NewStream};
 use stun_types::{
     AddressFamily,
     attribute::Nonce,
@@ -28,7 +28,7 @@ use turn_types::{
 
 #[test]
 fn class_22_garbage_ends_neither_the_socket_nor_the_thread() {
-    let (relay, addr) = start(unlimited());
+    let (relay, addr) = start();
     let socket = udp(addr);
     let mut packet = plain(ALLOCATE, &[&RequestedTransport::new(17)]);
     for index in 0..20_000_usize {
@@ -49,7 +49,7 @@ fn class_22_garbage_ends_neither_the_socket_nor_the_thread() {
 
 #[test]
 fn class_31_packets_of_each_size_pass_a_tcp_connection_back_to_back() {
-    let (relay, addr) = start(unlimited());
+    let (relay, addr) = start();
     let (mut stream, _) = tcp(&relay);
     let mut socket = udp(addr);
     let (user, nonce, relayed_tcp) = allocate(&mut stream);
@@ -87,7 +87,7 @@ fn class_31_packets_of_each_size_pass_a_tcp_connection_back_to_back() {
 
 #[test]
 fn class_31_a_client_that_does_not_read_loses_its_packets_and_delays_nobody() {
-    let (relay, addr) = start(unlimited());
+    let (relay, addr) = start();
     let (mut stream, dropped) = tcp(&relay);
     let (mut sender, mut other) = (udp(addr), udp(addr));
     let (user, nonce, relayed_tcp) = allocate(&mut stream);
@@ -118,7 +118,7 @@ fn class_31_a_client_that_does_not_read_loses_its_packets_and_delays_nobody() {
 
 #[test]
 fn class_31_a_stream_that_is_no_stun_or_too_long_is_closed_at_once() {
-    let (relay, _) = start(unlimited());
+    let (relay, _) = start();
     for begin in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01\x02\x00", b"\x40\x00\xff\xff", b"\x00\x01\xff\xfc"] {
         let (mut stream, dropped) = tcp(&relay);
         stream.write_all(begin).expect("it is written");
@@ -131,7 +131,7 @@ fn class_31_a_stream_that_is_no_stun_or_too_long_is_closed_at_once() {
 
 #[test]
 fn other_programs_packets_to_a_relayed_address_reach_nobody_without_a_permission() {
-    let (_relay, addr) = start(unlimited());
+    let (_relay, addr) = start();
     let mut client = udp(addr);
     let (user, nonce, relayed) = allocate(&mut client);
     let peer = UdpSocket::bind("127.0.0.2:0").expect("a socket");
@@ -151,7 +151,7 @@ fn other_programs_packets_to_a_relayed_address_reach_nobody_without_a_permission
 
 #[test]
 fn a_relay_that_drains_keeps_its_allocations_and_makes_no_new_ones() {
-    let (relay, addr) = start(unlimited());
+    let (relay, addr) = start();
     let mut client = udp(addr);
     let (running, nonce, _) = allocate(&mut client);
     relay.drain();
@@ -170,22 +170,21 @@ fn a_relay_that_drains_keeps_its_allocations_and_makes_no_new_ones() {
 
 #[test]
 fn a_spent_budget_ends_the_allocations() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    let (relay, addr) = start(Budget::new(Some(100_000), chappe_turn::runtime::month(now), 0));
+    let (relay, addr) = start();
     let mut client = udp(addr);
     let (user, nonce, relayed) = allocate(&mut client);
     bind(&mut client, (&user, &nonce), 0x4000, relayed);
     let packet = channel_data(0x4000, &[1; 1000]);
-    for _ in 0..100 {
-        assert_eq!(client.request(&packet), packet);
-    }
-    let snapshot = eventually(&relay, "it has ended", |snapshot| snapshot.counters.allocations_closed == 1);
-    assert!(snapshot.budget.used() >= 100_000);
+    relay.set_budget(BudgetLevel::NoAllocations);
+    eventually(&relay, "it is set", |snapshot| snapshot.budget == BudgetLevel::NoAllocations);
+    assert_eq!(client.request(&packet), packet, "running ones go on");
+    relay.set_budget(BudgetLevel::Spent);
+    eventually(&relay, "it has ended", |snapshot| snapshot.counters.allocations_closed == 1);
 }
 
 #[test]
 fn class_31_connections_with_many_short_packets_leave_others_their_turn() {
-    let (relay, addr) = start(unlimited());
+    let (relay, addr) = start();
     let is_done = Arc::new(AtomicBool::new(false));
     let floods: Vec<_> = (0..8)
         .map(|_| {
@@ -219,7 +218,7 @@ fn class_31_connections_with_many_short_packets_leave_others_their_turn() {
 
 #[test]
 fn a_stopped_relay_closes_its_connections_and_takes_no_more() {
-    let (relay, _) = start(unlimited());
+    let (relay, _) = start();
     let (mut stream, dropped) = tcp(&relay);
     allocate(&mut stream);
     relay.stop();
@@ -233,7 +232,7 @@ fn a_stopped_relay_closes_its_connections_and_takes_no_more() {
 
 #[test]
 fn a_connection_that_the_system_refuses_counts_as_opened_and_closed() {
-    let (relay, _) = start(unlimited());
+    let (relay, _) = start();
     // A file is no socket, and can't be waited for.
     let socket = TcpStream::from(OwnedFd::from(std::fs::File::open("/proc/self/exe").expect("a file")));
     let addr = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -254,7 +253,7 @@ const EXTERNALS: [IpAddr; 2] =
 fn start_dual() -> (chappe_turn::runtime::Relay, [SocketAddr; 2]) {
     let ips = [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)];
     let allowed = ["127.0.0.0/8", "::1/128"].map(|net| net.parse().expect("a network"));
-    let relay = start_at_all(&ips, &EXTERNALS, allowed.into(), unlimited());
+    let relay = start_at_all(&ips, &EXTERNALS, allowed.into());
     let addrs = relay.addrs().try_into().expect("one of each family");
     (relay, addrs)
 }

@@ -239,6 +239,7 @@ impl NodeConfig {
         check_rules(rules)?;
         self.client.acme.check(&self.client)?;
         self.turn.check()?;
+        self.budget.check()?;
         self.check_urls()?;
         self.check_times()
     }

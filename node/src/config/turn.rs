@@ -38,8 +38,6 @@ pub struct TurnSection {
     pub allocation_rate: u32,
     /// Bytes per second of all allocations.
     pub total_rate: u32,
-    /// Bytes per calendar month (UTC). 0: no limit.
-    pub monthly_bytes: u64,
     /// Private networks whose addresses may be peers, such as those of a laboratory.
     pub allowed_peers: Vec<IpNet>,
     /// Networks whose addresses may not be peers.
@@ -58,7 +56,6 @@ impl Default for TurnSection {
             source_allocations: 256,
             allocation_rate: 1_500_000,
             total_rate: 125_000_000,
-            monthly_bytes: 0,
             allowed_peers: Vec::new(),
             denied_peers: Vec::new(),
         }

@@ -56,10 +56,10 @@ enum NewRun {
     Other,
 }
 
-/// Returns the abilities that the configuration enables, with or without those of an own relay for media.
-pub(crate) fn abilities(config: &NodeConfig, offers_relay: bool) -> Abilities {
+/// Returns the abilities of this node, with or without an own relay for media, in public lists or not.
+pub(crate) fn abilities(config: &NodeConfig, offers_relay: bool, is_reserve: bool) -> Abilities {
     let has_ice_servers = offers_relay || !config.ice.servers.is_empty();
-    let offered = [(has_ice_servers, Abilities::ICE_SERVERS), (config.node.reserve, Abilities::RESERVE)];
+    let offered = [(has_ice_servers, Abilities::ICE_SERVERS), (is_reserve, Abilities::RESERVE)];
     let offered = offered.into_iter().filter(|(offers, _)| *offers);
     offered.fold(Abilities::default(), |all, (_, ability)| all.union(ability))
 }
@@ -140,7 +140,7 @@ impl Membership {
             }
             // A run stays at the address of its first record. After a move, members tell each other about the new run
             // and dial it at once.
-            Event::Moved => self.start_new_run(NewRun::Other),
+            Event::Moved | Event::Returned => self.start_new_run(NewRun::Other),
             Event::ClockSet => {
                 self.renew_record();
                 self.engine.compare_clocks();

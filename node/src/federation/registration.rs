@@ -55,6 +55,11 @@ impl Registries {
         Ok(Self { http, urls, stopped: Arc::default() })
     }
 
+    /// Returns a client for the same registries that sends records.
+    pub(crate) fn restarted(&self) -> Self {
+        Self { stopped: Arc::default(), ..self.clone() }
+    }
+
     /// Keeps the node registered until the task is cancelled.
     pub(crate) async fn run(self, core: Arc<Core>) {
         join_all(self.urls.iter().map(|url| self.keep_registered(&core, url))).await;

@@ -18,11 +18,15 @@ const FIRST_FLIGHT: u64 = 8 * 1024;
 /// false alarms where packets are lost.
 const LINK_IDLE: Duration = Duration::from_secs(30 * 60);
 
-/// Creates the endpoint on a bound socket.
+/// Creates the endpoint on a bound socket. Returns its settings for incoming connections with it.
 ///
 /// # Errors
 /// Returns an error if the system refuses to use the socket.
-pub(crate) fn on(socket: UdpSocket, config: &FederationSection, key: &SecretKey) -> io::Result<Endpoint> {
+pub(crate) fn on(
+    socket: UdpSocket,
+    config: &FederationSection,
+    key: &SecretKey,
+) -> io::Result<(Endpoint, ServerConfig)> {
     let crypto = link_tls::server_config(key).map_err(io::Error::other)?;
     let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
@@ -33,7 +37,8 @@ pub(crate) fn on(socket: UdpSocket, config: &FederationSection, key: &SecretKey)
         .incoming_buffer_size_total(FIRST_FLIGHT.saturating_mul(config.max_handshakes as u64))
         .migration(false);
     let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
-    Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)
+    let endpoint = Endpoint::new(EndpointConfig::default(), Some(server.clone()), socket, runtime)?;
+    Ok((endpoint, server))
 }
 
 pub(super) fn transport() -> TransportConfig {

@@ -61,6 +61,14 @@ impl LinkTable {
         }
     }
 
+    /// Closes all links, because the node leaves.
+    pub(super) fn close_all(&self) {
+        self.by_peer.retain(|_, link| {
+            link.close(CloseReason::Shutdown);
+            false
+        });
+    }
+
     pub(super) fn close_former(&self, node: &NodeId, epoch: u64) {
         if let Some((_, link)) = self.by_peer.remove_if(node, |_, link| link.epoch() < epoch) {
             link.close(CloseReason::Replaced);

@@ -71,6 +71,7 @@ async fn upgrade_required() -> Response {
 pub(crate) async fn health(State(core): State<Arc<Core>>) -> Response {
     let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let condition = core.health.condition();
+    let budget = core.budget.as_ref().map(|budget| budget.status(core.context.clock.now()).level.as_str());
     let status = if condition.is_fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "status": condition.status,
@@ -79,6 +80,7 @@ pub(crate) async fn health(State(core): State<Arc<Core>>) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime": core.context.started.elapsed().as_secs(),
         "timestamp": timestamp,
+        "budget": budget,
     });
     (status, Json(body)).into_response()
 }

@@ -58,6 +58,8 @@ pub(crate) enum Event {
     RenewRecord,
     /// This node's addresses have changed.
     Moved,
+    /// This node has left, and returns.
+    Returned,
     /// That node has refused this one as an earlier run.
     Overtaken(NodeId),
     /// The wall clock was set: sign a new record, and compare the clock with other nodes.

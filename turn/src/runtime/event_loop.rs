@@ -18,7 +18,6 @@ use nix::{
 use super::{
     IoCounters, NewStream, RelayConfig, Shared, Snapshot,
     bound::Bound,
-    calendar::month,
     egress::Egress,
     listeners::{Buffer, Listener, MAX_DATAGRAM, RECEIVE_BATCH, Received, buffer},
     outbox::Outbox,
@@ -27,7 +26,7 @@ use super::{
     token::Token,
 };
 use crate::{
-    budget::{Budget, BudgetLevel},
+    budget::BudgetLevel,
     client::Client,
     framing,
     packet::{HEADROOM, Packet, TAILROOM},
@@ -61,10 +60,9 @@ pub(super) struct EventLoop {
     stream_buffer: Box<[u8]>,
     new_streams: Receiver<Box<NewStream>>,
     shared: Arc<Shared>,
-    budget: Budget,
+    budget: BudgetLevel,
     /// The number of this turn. A turn is one wait of the epoll and the handling of its events.
     turn: u32,
-    counted_bytes: u64,
 }
 
 impl EventLoop {
@@ -74,7 +72,7 @@ impl EventLoop {
         new_streams: Receiver<Box<NewStream>>,
         shared: Arc<Shared>,
     ) -> Self {
-        let RelayConfig { relay_bind, mut server, budget, .. } = config;
+        let RelayConfig { relay_bind, mut server, .. } = config;
         let Bound { epoll, timer, listeners, addrs } = bound;
         server.listening.extend(addrs);
         let listeners: Vec<_> = listeners.into_iter().map(Listener::new).collect();
@@ -89,9 +87,8 @@ impl EventLoop {
             stream_buffer: vec![0; HEADROOM + MAX_PACKET + STREAM_READ + TAILROOM].into(),
             new_streams,
             shared,
-            budget,
+            budget: BudgetLevel::Open,
             turn: 0,
-            counted_bytes: 0,
         }
     }
 
@@ -316,15 +313,17 @@ impl EventLoop {
             let mut sockets = PeerSockets { table: &mut self.egress.peers, epoll: &self.epoll };
             self.server.set_external(&mut sockets, ip);
         }
-        if self.shared.is_draining.load(Ordering::Relaxed) {
+        self.budget = changes.budget.unwrap_or(self.budget);
+        if changes.budget.is_some() || self.shared.is_draining.load(Ordering::Relaxed) {
             self.apply_budget();
+            self.publish();
         }
         while let Ok(stream) = self.new_streams.try_recv() {
             self.add_stream(*stream, now);
         }
     }
 
-    /// Does the periodic work: ends expired allocations and overdue connections, updates the budget and the snapshot.
+    /// Does the periodic work: ends expired allocations and overdue connections, updates the snapshot.
     fn tick(&mut self, now: Now) {
         let mut sockets = PeerSockets { table: &mut self.egress.peers, epoll: &self.epoll };
         self.server.handle_timeout(&mut sockets, now);
@@ -332,11 +331,6 @@ impl EventLoop {
         for id in overdue {
             self.close_stream(id);
         }
-        let bytes = self.server.counters().bytes;
-        // Each packet was received and sent, and a provider may count both.
-        self.budget.add(2 * (bytes - self.counted_bytes), month(now.unix));
-        self.counted_bytes = bytes;
-        self.apply_budget();
         self.publish();
     }
 
@@ -347,7 +341,7 @@ impl EventLoop {
         } else {
             BudgetLevel::Open
         };
-        self.server.set_budget(&mut sockets, self.budget.level().max(least));
+        self.server.set_budget(&mut sockets, self.budget.max(least));
     }
 
     fn publish(&self) {

@@ -14,7 +14,6 @@ use std::{
 };
 
 use chappe_turn::{
-    budget::{Budget, Month},
     credentials::{CredentialName, CredentialSecret},
     limits::{Limits, RelayAddress, RelayAddresses},
     peer_filter::PeerFilter,
@@ -37,19 +36,19 @@ use super::{User, code, plain, signed, signed_as};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A relay on loopback. Its peers may be on loopback too.
-pub(crate) fn start(budget: Budget) -> (Relay, SocketAddr) {
-    start_at(Ipv4Addr::LOCALHOST.into(), vec!["127.0.0.0/8".parse().expect("a network")], budget)
+pub(crate) fn start() -> (Relay, SocketAddr) {
+    start_at(Ipv4Addr::LOCALHOST.into(), vec!["127.0.0.0/8".parse().expect("a network")])
 }
 
 /// A relay at an address, with these networks allowed as peers.
-pub(crate) fn start_at(ip: IpAddr, allowed: Vec<IpNet>, budget: Budget) -> (Relay, SocketAddr) {
-    let relay = start_at_all(&[ip], &[ip], allowed, budget);
+pub(crate) fn start_at(ip: IpAddr, allowed: Vec<IpNet>) -> (Relay, SocketAddr) {
+    let relay = start_at_all(&[ip], &[ip], allowed);
     let addr = relay.addrs()[0];
     (relay, addr)
 }
 
 /// A relay at an address of each family, which peers reach at these external addresses, with these networks allowed as peers.
-pub(crate) fn start_at_all(ips: &[IpAddr], externals: &[IpAddr], allowed: Vec<IpNet>, budget: Budget) -> Relay {
+pub(crate) fn start_at_all(ips: &[IpAddr], externals: &[IpAddr], allowed: Vec<IpNet>) -> Relay {
     let address = |is_family: fn(&IpAddr) -> bool| {
         let external = externals.iter().copied().find(is_family)?;
         Some(RelayAddress { external: Some(external), ports: 20_000..=29_999 })
@@ -66,13 +65,8 @@ pub(crate) fn start_at_all(ips: &[IpAddr], externals: &[IpAddr], allowed: Vec<Ip
             listening: Vec::new(),
             seed: rand::random(),
         },
-        budget,
     })
     .expect("a relay")
-}
-
-pub(crate) fn unlimited() -> Budget {
-    Budget::new(None, Month(0), 0)
 }
 
 pub(crate) fn user() -> User {

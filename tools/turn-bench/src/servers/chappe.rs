@@ -6,7 +6,6 @@ use std::{
 };
 
 use chappe_turn::{
-    budget::{Budget, Month},
     credentials::CredentialSecret,
     limits::{Limits, RelayAddress, RelayAddresses},
     peer_filter::{PeerFilter, RelayHost},
@@ -44,7 +43,6 @@ pub(super) fn serve(ip: Ipv4Addr, node: Option<String>) {
             listening: Vec::new(),
             seed: rand::random(),
         },
-        budget: Budget::new(None, Month(0), 0),
     };
     let relay = Relay::spawn(config).expect("a relay");
     let listener = TcpListener::bind((ip, 0)).expect("a free port");

@@ -1,0 +1,118 @@
+//! The state of the budget on disk: a restart, also after `kill -9`, must not reset the month.
+
+use std::{collections::BTreeMap, io, path::Path, time::Duration};
+
+use chappe_common::time::UnixTime;
+use chappe_discovery::private_file;
+use serde::{Deserialize, Serialize};
+
+use super::{State, meter::Meter};
+
+/// The file's name in the data folder.
+pub(crate) const FILE: &str = "budget";
+
+/// Maximum length of the file in bytes: a hundred interfaces.
+const MAX_LEN: u64 = 16 << 10;
+
+/// The file, as JSON, so that an operator can read it. Months are written as `2026-11`, times as seconds since 1970.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct File {
+    bytes: BTreeMap<String, u64>,
+    counted_at: Option<UnixTime>,
+    awake: Option<(String, UnixTime)>,
+    slept: Option<(String, Duration)>,
+    counters: Meter,
+}
+
+/// Reads the file. A missing or unreadable one counts as none: the month begins at 0.
+pub(crate) fn load(path: &Path) -> (State, Meter) {
+    let text = match private_file::read_own(path, MAX_LEN) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Default::default(),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "cannot read the file of the budget; counting from 0");
+            return Default::default();
+        }
+    };
+    parse(&text).unwrap_or_else(|| {
+        tracing::warn!(path = %path.display(), "cannot read the file of the budget; counting from 0");
+        Default::default()
+    })
+}
+
+fn parse(text: &[u8]) -> Option<(State, Meter)> {
+    let File { bytes, counted_at, awake, slept, counters } = serde_json::from_slice(text).ok()?;
+    let bytes = bytes.into_iter().map(|(period, bytes)| Some((period.parse().ok()?, bytes))).collect::<Option<_>>()?;
+    let awake = match awake {
+        Some((period, since)) => Some((period.parse().ok()?, since)),
+        None => None,
+    };
+    let slept = match slept {
+        Some((period, awake)) => Some((period.parse().ok()?, awake)),
+        None => None,
+    };
+    Some((State { bytes, counted_at, awake, slept }, counters))
+}
+
+/// Replaces the file. Blocks on the disk.
+///
+/// # Errors
+/// The file cannot be written. The previous one is kept.
+pub(crate) fn store(path: &Path, state: &State, counters: &Meter) -> io::Result<()> {
+    let State { bytes, counted_at, awake, slept } = state;
+    let file = File {
+        bytes: bytes.iter().map(|(period, bytes)| (period.to_string(), *bytes)).collect(),
+        counted_at: *counted_at,
+        awake: awake.map(|(period, since)| (period.to_string(), since)),
+        slept: slept.map(|(period, awake)| (period.to_string(), awake)),
+        counters: counters.clone(),
+    };
+    let text = serde_json::to_string(&file).map_err(io::Error::other)? + "\n";
+    private_file::write_own(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::meter::Traffic;
+
+    fn example() -> (State, Meter) {
+        let mut meter = Meter::default();
+        meter.handle_counters(
+            &BTreeMap::from([("eth0".to_owned(), Traffic { received: 1, sent: 2 })]),
+            Duration::from_secs(9),
+        );
+        let period = "2026-11".parse().expect("a month");
+        let state = State {
+            bytes: BTreeMap::from([(period, 123)]),
+            counted_at: Some(UnixTime::from_secs(1_796_000_000)),
+            awake: Some((period, UnixTime::from_secs(1_795_000_000))),
+            slept: Some((period, Duration::from_secs(7))),
+        };
+        (state, meter)
+    }
+
+    #[test]
+    fn the_file_is_read_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join(FILE);
+        assert_eq!(load(&path), Default::default(), "no file");
+        let (state, meter) = example();
+        store(&path, &state, &meter).expect("a writable folder");
+        assert_eq!(load(&path), (state, meter));
+        std::fs::write(&path, vec![b' '; 20_000]).expect("a writable folder");
+        assert_eq!(load(&path), Default::default(), "too long");
+    }
+
+    #[test]
+    fn mutated_files_do_not_panic() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join(FILE);
+        let (state, meter) = example();
+        store(&path, &state, &meter).expect("a writable folder");
+        chappe_mutations::run(
+            ("file of the budget", |text| parse(text).is_some()),
+            &[std::fs::read(&path).expect("a file")],
+        );
+    }
+}

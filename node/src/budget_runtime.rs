@@ -1,0 +1,159 @@
+//! Counts the traffic of this machine, and applies what the budget allows: to the relay for media, to the node's record, and to
+//! its presence in the federation.
+
+use std::{sync::Arc, time::Duration};
+
+use chappe_common::{record::Abilities, time::UnixTime};
+use chappe_turn::budget::BudgetLevel;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::{
+    budget::{
+        Level,
+        traffic::{BudgetStatus, TrafficBudget},
+    },
+    clock::rfc3339,
+    config::NodeConfig,
+    core::Core,
+    federation::membership_runtime::abilities,
+    health::Unfit,
+    membership::event::Event,
+    presence::Presence,
+    sessions::event::EndReason,
+};
+
+/// How often traffic is counted. On a line of 1 Gbit/s, this is a gigabyte in both directions.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// How often the state is stored. The kernel continues to count, so a crash loses nothing; a reboot loses this time.
+const STORE_EVERY: Duration = Duration::from_secs(60);
+/// The maximum time for clients to leave before the node sleeps, since traffic is not counted meanwhile.
+const MAX_DRAIN: Duration = Duration::from_secs(30);
+
+/// What the task has told the operator.
+#[derive(Debug, Default)]
+struct Told {
+    cannot_count: bool,
+    cannot_store: bool,
+}
+
+/// Counts the traffic, and applies the level. Without a budget, it only follows whether the relay for media can be offered.
+/// Begins with joining the federation, unless the node sleeps.
+pub(crate) async fn run(core: Arc<Core>, presence: Arc<Presence>) {
+    let mut told = Told::default();
+    let mut applied = None;
+    let mut asleep_until = None;
+    let mut stored_at: Option<Instant> = None;
+    let mut tick = interval(COUNT_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let now = core.context.clock.now();
+        if let Some(budget) = &core.budget {
+            count(budget, now, &mut told.cannot_count);
+        }
+        let status = core.budget.as_ref().map(|budget| budget.status(now));
+        let level = status.map_or(Level::Open, |status| status.level);
+        let has_relay = core.media_relay.as_ref().is_some_and(|relay| relay.is_offered());
+        core.context.abilities.store(Arc::new(abilities_at(level, &core.context.config, has_relay)));
+        let is_changed = applied != Some(level);
+        if is_changed {
+            log_change(applied, status);
+            if let Some(until) = asleep_until.take() {
+                core.health.set_unfit(Unfit::Budget { until }, false);
+                presence.wake().await;
+            } else if applied.is_none() && level < Level::Asleep {
+                presence.join();
+            } else if let Some(status) = status.filter(|status| status.level == Level::Asleep) {
+                asleep_until = Some(status.open_at);
+                core.health.set_unfit(Unfit::Budget { until: status.open_at }, true);
+                presence.sleep(core.context.config.times.drain.min(MAX_DRAIN)).await;
+            } else if core.membership.send(Event::RenewRecord).await.is_err() {
+                return;
+            }
+            limit_relay(&core, level);
+            applied = Some(level);
+        } else if level == Level::Asleep {
+            // New clients were told other nodes.
+            core.sessions.for_each(|session| session.end(EndReason::GoingAway));
+        }
+        if is_changed || stored_at.is_none_or(|stored| stored.elapsed() >= STORE_EVERY) {
+            store(&core, &mut told.cannot_store).await;
+            stored_at = Some(Instant::now());
+        }
+    }
+}
+
+/// Counts the traffic since the last call.
+fn count(budget: &TrafficBudget, now: UnixTime, cannot_count: &mut bool) {
+    match budget.count(now) {
+        Ok(()) if *cannot_count => {
+            tracing::info!("this machine's traffic is counted again");
+            *cannot_count = false;
+        }
+        Err(error) if !*cannot_count => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "cannot count this machine's traffic; the budget of the month may be exceeded");
+            *cannot_count = true;
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Returns what a record offers at this level.
+pub(crate) fn abilities_at(level: Level, config: &NodeConfig, has_relay: bool) -> Abilities {
+    abilities(config, has_relay && level == Level::Open, config.node.reserve || level >= Level::Reserve)
+}
+
+fn limit_relay(core: &Core, level: Level) {
+    let Some(relay) = &core.media_relay else { return };
+    relay.set_budget(match level {
+        Level::Open => BudgetLevel::Open,
+        Level::NoRelay | Level::Reserve => BudgetLevel::NoAllocations,
+        Level::Asleep => BudgetLevel::Spent,
+    });
+}
+
+fn log_change(before: Option<Level>, status: Option<BudgetStatus>) {
+    let Some(BudgetStatus { used, monthly_bytes, level, open_at }) = status else { return };
+    let until = rfc3339(open_at);
+    let percent = u128::from(used) * 100 / u128::from(monthly_bytes.max(1));
+    match level {
+        Level::Open if before.is_none() => tracing::info!(used, percent, "the budget of the month is not used up"),
+        Level::Open => tracing::info!(used, percent, "a new month: offering everything again"),
+        Level::NoRelay => tracing::warn!(
+            used,
+            percent,
+            until,
+            "the budget of the month is nearly used up: relaying no new media until the date"
+        ),
+        Level::Reserve => tracing::warn!(
+            used,
+            percent,
+            until,
+            "the budget of the month is nearly used up: in no public list until the date, and relaying no new media"
+        ),
+        Level::Asleep => tracing::warn!(
+            used,
+            percent,
+            until,
+            "the budget of the month is used up: leaving the federation and sleeping until the date"
+        ),
+    }
+}
+
+/// Stores the state. A full disk loses nothing until the machine is rebooted.
+pub(crate) async fn store(core: &Core, cannot_store: &mut bool) {
+    let Some(budget) = core.budget.clone() else { return };
+    match tokio::task::spawn_blocking(move || budget.store()).await {
+        Ok(Ok(())) if *cannot_store => {
+            tracing::info!("the used bytes of the month are stored again");
+            *cannot_store = false;
+        }
+        Ok(Err(error)) if !*cannot_store => {
+            tracing::warn!(%error, "cannot store the used bytes of the month; trying again every minute");
+            *cannot_store = true;
+        }
+        // If the runtime stops, the next run continues with the kernel's counters.
+        Ok(Ok(()) | Err(_)) | Err(_) => {}
+    }
+}
