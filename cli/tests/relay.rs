@@ -5,20 +5,18 @@ mod process;
 use std::{
     fs,
     net::{TcpListener, UdpSocket},
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    path::PathBuf,
+    process::Command,
 };
 
 use process::{
     Running, arg, chappe,
     federation::{Listening, run_node},
-    finished, texts,
+    finished,
+    namespace::{run, run_inside},
+    texts,
 };
 use serde_json::Value;
-
-/// Set in the process in the namespace.
-const INSIDE: &str = "CHAPPE_TEST_INSIDE";
 
 /// A node with a config file, on free ports of loopback.
 struct RelayNode {
@@ -117,24 +115,8 @@ fn a_wrong_external_address_is_named() {
     assert_eq!(doctor[0].2, "the relay names the address 203.0.113.7, and answers at 127.0.0.1");
 }
 
-/// `command` in its own network.
-fn unshare() -> Command {
-    let mut command = Command::new("unshare");
-    if !fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
-        command.args(["--user", "--map-root-user"]);
-    }
-    command.args(["--net", "--pid", "--fork", "--kill-child", "--"]);
-    command
-}
-
-fn run(program: &str, args: &[&str]) {
-    let status = Command::new(program).args(args).status().expect("the tool is installed");
-    assert!(status.success(), "{program} {args:?}");
-}
-
 /// Runs in the namespace.
 fn inside() {
-    run("ip", &["link", "set", "lo", "up"]);
     run("nft", &["add", "table", "inet", "test"]);
     let node = RelayNode::start(ON);
     let port = node.turn.rsplit(':').next().expect("a port").to_owned();
@@ -156,17 +138,5 @@ fn inside() {
 
 #[test]
 fn blocked_udp_is_named() {
-    if std::env::var_os(INSIDE).is_some() {
-        return inside();
-    }
-    let tried = unshare().args(["nft", "add", "table", "inet", "test"]).stdin(Stdio::null()).output();
-    if !tried.as_ref().is_ok_and(|output| output.status.success()) {
-        println!("skipped: needs network namespaces and nft: {tried:?}");
-        return;
-    }
-    let own = std::env::current_exe().expect("a path of this program");
-    let mut command = unshare();
-    command.arg(Path::new(&own)).args(["--exact", "blocked_udp_is_named", "--nocapture"]).env(INSIDE, "1");
-    let output = command.output().expect("a process");
-    assert!(output.status.success(), "{}\n{}", texts(&output).0, texts(&output).1);
+    run_inside("blocked_udp_is_named", inside);
 }

@@ -6,6 +6,7 @@
 pub(crate) mod authority;
 pub(crate) mod authority_front;
 pub(crate) mod federation;
+pub(crate) mod namespace;
 pub(crate) mod tls;
 
 use std::{
