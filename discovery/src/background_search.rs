@@ -126,6 +126,7 @@ async fn first_proven(
 ) -> Option<Proven> {
     let dialling = futures_util::stream::iter(seconds)
         .map(|candidate| async move {
+            context.cache.record_dial(&candidate, (context.clock)());
             let dialled = dial(&candidate, &context.net, || {}).await;
             (candidate, dialled)
         })

@@ -145,6 +145,17 @@ impl Cache {
         state.entries.record_proof(node, candidate, now);
     }
 
+    /// Records the start of a dial. [`Cache::flush`] writes it to disk.
+    pub fn record_dial(&self, candidate: &Candidate, now: UnixTime) {
+        let mut state = self.state.lock().expect("nothing panics while the cache is locked");
+        state.entries.record_dial(candidate, now);
+    }
+
+    /// Whether a candidate may be dialled now. A node that has been silent for a week is dialled a few times a day at most.
+    pub fn is_due(&self, candidate: &Candidate, now: UnixTime) -> bool {
+        self.state.lock().expect("nothing panics while the cache is locked").entries.is_due(candidate, now)
+    }
+
     /// Records a failed dial. [`Cache::flush`] writes it to disk.
     pub fn record_failure(&self, candidate: &Candidate, now: UnixTime) {
         let mut state = self.state.lock().expect("nothing panics while the cache is locked");

@@ -32,7 +32,7 @@ use crate::{
     net::Net,
     race::{Action, DialId, Race},
     report::{DialOutcome, DialReport, Report, SourceOutcome, SourceReport},
-    source::{Candidate, Source, SourceError, SourceResponse},
+    source::{Candidate, Source, SourceError, SourceKind, SourceResponse},
     this_machine::is_this_machine,
 };
 
@@ -175,6 +175,7 @@ impl Search {
             ended_at: None,
             outcome: DialOutcome::Unfinished,
         });
+        self.context.cache.record_dial(&candidate, (self.context.clock)());
         let target = candidate.clone();
         let (dialling, handle) = abortable(async move {
             // A lost notification only makes the dial look slower than it is.
@@ -252,8 +253,15 @@ impl Search {
             }
             if self.context.wss_only {
                 learned.candidates.retain(|candidate| candidate.has_tls() || is_this_machine(&candidate.url));
+                if learned.candidates.is_empty() {
+                    return Err(SourceError::Insecure);
+                }
             }
-            if learned.candidates.is_empty() { Err(SourceError::Insecure) } else { Ok(learned) }
+            // A contact or a link may name a node that is long gone. What a person entered is always tried.
+            let cache = &self.context.cache;
+            let is_due = |candidate: &Candidate| candidate.source == SourceKind::Manual || cache.is_due(candidate, now);
+            learned.candidates.retain(is_due);
+            if learned.candidates.is_empty() { Err(SourceError::Empty) } else { Ok(learned) }
         });
         let at = self.began.elapsed();
         let report = &mut self.report.sources[index];

@@ -2,6 +2,7 @@
 
 pub(crate) mod exchange;
 pub(crate) mod external_address;
+mod former_members;
 pub(crate) mod join;
 pub(crate) mod members_file;
 pub(crate) mod membership_runtime;

@@ -375,6 +375,37 @@ fn probes_are_due_one_after_the_other() {
 }
 
 #[test]
+fn a_node_that_vanished_is_probed_no_more_after_a_week_even_if_the_registry_restarts_again_and_again() {
+    for (restart_every, last_day) in [(u64::MAX, 0), (1800, 6)] {
+        let mut long = unsigned(&key(1), 1, 1);
+        long.expires_at = now() + MAX_RECORD_LIFETIME;
+        let config = RuleConfig { node_timeout: Duration::from_secs(3600), ..bounds() };
+        let mut registry = RegistryState::new(config.clone(), now());
+        admit(&mut registry, Signed::sign(long, &key(1)).expect("a record within its bounds"), millis());
+        let mut days = [0; 10];
+        for second in (0..10 * 24 * 3600).step_by(10) {
+            let now = Millis(millis().0 + second * 1000);
+            if second % restart_every >= restart_every - 10 {
+                let stored: Vec<_> =
+                    registry.listings().map(|listing| Change::List(Box::new((**listing).clone()))).collect();
+                registry = RegistryState::new(config.clone(), now.secs());
+                apply(&mut registry, stored);
+            }
+            let changes = registry.expire(now.secs());
+            apply(&mut registry, changes);
+            for listing in registry.due_probes(now) {
+                days[usize::try_from(second / (24 * 3600)).expect("a day")] += 1;
+                let change = registry.record_probe(listing.record.node, false, 0.5, now).expect("a node that is due");
+                registry.apply(change);
+            }
+        }
+        println!("restarted every {restart_every} s: {days:?} probes on each day");
+        assert_eq!(days.iter().rposition(|probes| *probes > 0), Some(last_day), "{days:?}");
+        assert_eq!(days[7..], [0, 0, 0]);
+    }
+}
+
+#[test]
 fn one_finding_of_several_registries_counts_once() {
     let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
     let due = Millis(millis().0 + 300_000);

@@ -27,6 +27,10 @@ pub(super) const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 const PINNED: usize = 8;
 /// Half-life of the failure count: a node that was down yesterday is worth a dial today.
 const HALF_LIFE: Duration = Duration::from_secs(6 * 3600);
+/// A node that no list has named, and that has not proved its key, for this long is most likely gone.
+const LONG_SILENT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Pause between two dials of such a node: at most four a day. Its network may have failed, so it is not given up.
+const SILENT_PAUSE: Duration = Duration::from_secs(6 * 3600);
 /// Maximal count of successes and of failures.
 const MAX_COUNT: u32 = 8;
 
@@ -43,6 +47,8 @@ pub(super) struct NodeEntry {
     pub(super) successes: u32,
     pub(super) failures: u32,
     pub(super) failed_at: UnixTime,
+    /// When this client last dialled the node. Unlike a failure, an abandoned dial counts too.
+    pub(super) dialled_at: UnixTime,
 }
 
 impl NodeEntry {
@@ -56,7 +62,15 @@ impl NodeEntry {
             successes: 0,
             failures: 0,
             failed_at: UnixTime::default(),
+            dialled_at: UnixTime::default(),
         }
+    }
+
+    /// Whether the node may be dialled now: it is not silent for long, or was not dialled recently.
+    fn is_due(&self, now: UnixTime) -> bool {
+        let is_silent = self.seen_at.max(self.proven_at.unwrap_or_default()) + LONG_SILENT <= now;
+        // A time in the future is that of a clock that was ahead.
+        !is_silent || self.dialled_at > now || self.dialled_at + SILENT_PAUSE <= now
     }
 
     fn is_current(&self, now: UnixTime) -> bool {
@@ -68,10 +82,11 @@ impl NodeEntry {
         self.seen_at = self.seen_at.min(now);
         self.proven_at = self.proven_at.map(|at| at.min(now));
         self.failed_at = self.failed_at.min(now);
+        self.dialled_at = self.dialled_at.min(now);
     }
 
     fn last_update(&self) -> UnixTime {
-        self.seen_at.max(self.proven_at.unwrap_or_default()).max(self.failed_at)
+        self.seen_at.max(self.proven_at.unwrap_or_default()).max(self.failed_at).max(self.dialled_at)
     }
 
     fn decayed_failures(&self, now: UnixTime) -> u32 {
@@ -140,6 +155,14 @@ impl NodeEntries {
         self.evict_excess();
     }
 
+    /// Records the start of a dial. A node that only a contact or a link has named gets an entry without a URL: it is no
+    /// candidate of the cache, and its silence begins now.
+    pub(super) fn record_dial(&mut self, candidate: &Candidate, now: UnixTime) {
+        let Some(node) = candidate.node else { return };
+        self.0.entry(node).or_insert_with(|| NodeEntry::new(now)).dialled_at = now;
+        self.evict_excess();
+    }
+
     /// Records a failed dial.
     pub(super) fn record_failure(&mut self, candidate: &Candidate, now: UnixTime) {
         let Some(entry) = candidate.node.and_then(|node| self.0.get_mut(&node)) else { return };
@@ -147,9 +170,18 @@ impl NodeEntries {
         entry.failed_at = now;
     }
 
+    /// Whether a source's candidate may be dialled now. Unknown nodes may.
+    pub(super) fn is_due(&self, candidate: &Candidate, now: UnixTime) -> bool {
+        let known = candidate.node.and_then(|node| self.0.get(&node));
+        known.is_none_or(|entry| entry.is_due(now))
+    }
+
     /// One candidate for each URL of each usable node.
     pub(super) fn candidates(&self, now: UnixTime) -> Vec<Candidate> {
-        let entries = self.0.iter().filter(|(_, entry)| entry.proven_at.is_some() || entry.is_current(now));
+        let entries = self
+            .0
+            .iter()
+            .filter(|(_, entry)| (entry.proven_at.is_some() || entry.is_current(now)) && entry.is_due(now));
         let candidates = entries.flat_map(|(node, entry)| {
             entry.urls.iter().map(|url| Candidate {
                 origins: entry.origins,
@@ -179,8 +211,9 @@ impl NodeEntries {
         self.0.insert(node, entry);
     }
 
+    /// Number of nodes with a URL.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.0.values().filter(|entry| !entry.urls.is_empty()).count()
     }
 
     /// The [`PINNED`] nodes that proved their keys last.
@@ -311,6 +344,56 @@ mod tests {
         one.merge(other);
         assert_eq!(one.len(), 3);
         assert_eq!(one.0[&node(2)].proven_at, Some(day(1)));
+    }
+
+    /// The dials of a node on each of ten days after it was last listed, by a client that searches every five minutes in vain.
+    fn dials_after(is_listed: bool, proven: bool, sources: &[SourceKind]) -> [usize; 10] {
+        let mut entries = NodeEntries::default();
+        if is_listed {
+            entries.learn(&[listed(1, 1)], &[], NOW);
+        }
+        if proven {
+            entries.record_proof(node(1), &listed(1, 1), NOW);
+        }
+        let mut days = [0; 10];
+        for minute in (0..10 * 24 * 60).step_by(5) {
+            let now = NOW + Duration::from_secs(minute * 60);
+            let cached = entries.candidates(now);
+            let others = sources.iter().map(|source| Candidate { source: *source, ..listed(1, 1) });
+            // One dial for each node and URL, as the race does it.
+            let due = cached.into_iter().chain(others).find(|candidate| entries.is_due(candidate, now));
+            let Some(candidate) = due else { continue };
+            entries.record_dial(&candidate, now);
+            // Most dials of a machine that is gone are abandoned. Some fail.
+            if minute % 2 == 0 {
+                entries.record_failure(&candidate, now);
+            }
+            days[usize::try_from(minute / (24 * 60)).expect("a day")] += 1;
+        }
+        days
+    }
+
+    #[test]
+    fn a_node_that_left_is_dialled_at_most_four_times_a_day_after_a_week() {
+        let people = [SourceKind::Referral, SourceKind::Invite];
+        for (is_listed, proven, sources) in
+            [(true, false, &[][..]), (true, true, &[]), (true, true, &people), (false, false, &people)]
+        {
+            let days = dials_after(is_listed, proven, sources);
+            println!("listed: {is_listed}, proven: {proven}, also named by {sources:?}: {days:?}");
+            assert!(days[..7].iter().all(|dials| *dials == 288), "it may be back soon: {days:?}");
+            assert!(days[7..].iter().all(|dials| (1..=4).contains(dials)), "{days:?}");
+        }
+    }
+
+    #[test]
+    fn a_silent_node_that_a_list_names_again_is_dialled_at_once() {
+        let mut entries = NodeEntries::default();
+        entries.learn(&[listed(1, 1)], &[], NOW);
+        entries.record_dial(&listed(1, 1), day(8));
+        assert_eq!(entries.candidates(day(8)).len(), 0);
+        entries.learn(&[listed(1, 1)], &[], day(8));
+        assert_eq!(entries.candidates(day(8)).len(), 1);
     }
 
     #[test]

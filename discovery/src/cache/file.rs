@@ -74,6 +74,9 @@ struct NodeForm {
     successes: u32,
     failures: u32,
     failed_at: UnixTime,
+    /// Missing in older files.
+    #[serde(default)]
+    dialled_at: UnixTime,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,6 +111,7 @@ pub(super) fn encode(state: &State, federation: FederationId) -> Vec<u8> {
         successes: entry.successes,
         failures: entry.failures,
         failed_at: entry.failed_at,
+        dialled_at: entry.dialled_at,
     });
     let lists = state.ledger.lists().map(|list| ListEntry {
         form: list.form,
@@ -190,6 +194,7 @@ fn decode_entry(form: NodeForm) -> Option<NodeEntry> {
         successes: form.successes.min(u32::from(u8::MAX)),
         failures: form.failures.min(u32::from(u8::MAX)),
         failed_at: form.failed_at,
+        dialled_at: form.dialled_at,
     })
 }
 
@@ -287,6 +292,7 @@ mod tests {
             successes: 3,
             failures: 1,
             failed_at: at,
+            dialled_at: at,
         };
         state.entries.insert(key.node_id(), entry);
         let (candidates, records) = (Vec::new(), Vec::new());

@@ -17,7 +17,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
-use super::members_file::{self, LastRun};
+use super::{
+    former_members::FormerMembers,
+    members_file::{self, LastRun},
+};
 use crate::membership::event::Event;
 use crate::{core::Core, health::Unfit};
 
@@ -47,7 +50,8 @@ enum Listed {
 
 /// Joins the federation and heals partitions, until the task is cancelled.
 pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, members_file: PathBuf) {
-    let last = members_file::load(&members_file, core.context.me);
+    let LastRun { since, records, beacon } = members_file::load(&members_file, core.context.me);
+    let mut former = FormerMembers::new(core.context.me, records);
     let mut pauses = RETRIES.build();
     let mut next_try = Instant::now();
     let renew = core.context.config.registry.renew_every;
@@ -59,7 +63,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, membe
     let mut alone_since = Instant::now();
     let mut clock_sets = core.health.clock_sets();
     // Former and current members, of this run or the last. Other listed nodes may be invented.
-    let mut met: HashSet<NodeId> = last.records.iter().map(|record| record.node).take(MAX_MET).collect();
+    let mut met: HashSet<NodeId> = former.nodes().take(MAX_MET).collect();
     loop {
         let view = core.members.view.load_full();
         let alone = view.len() <= 1;
@@ -89,7 +93,13 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, membe
                 (next_try, pauses) = (Instant::now(), RETRIES.build());
             }
             () = sleep_until(next_try), if alone => {
-                seek_last_run(&core, &last).await;
+                if let Some(beacon) = beacon.clone() {
+                    let _ = core.membership.send(Event::Beacon(beacon)).await;
+                }
+                seek_former(&core, &mut former).await;
+                // The contacted nodes are known now, so their age can be stored; other members report the age of the rest.
+                // The membership task ends only with the node.
+                let _ = core.membership.send(Event::Remember(since.clone())).await;
                 let was_alone_for = alone_since.elapsed();
                 if let Listed::Others(others) = seek_listed(&core, registry.as_ref()).await {
                     let is_listed = others.iter().any(|node| met.contains(node));
@@ -102,7 +112,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, membe
             }
             // Two partitions find each other again through the registry, or the nodes of the last run.
             _ = heal_tick.tick() => {
-                seek(&core, last.records.iter().cloned()).await;
+                seek_former(&core, &mut former).await;
                 seek_listed(&core, registry.as_ref()).await;
             }
             _ = store_tick.tick() => store(&core, members_file.clone()).await,
@@ -110,14 +120,14 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, membe
     }
 }
 
-async fn seek_last_run(core: &Core, last: &LastRun) {
-    if let Some(beacon) = last.beacon.clone() {
-        let _ = core.membership.send(Event::Beacon(beacon)).await;
+/// Contacts a few nodes of the last run.
+async fn seek_former(core: &Core, former: &mut FormerMembers) {
+    let view = core.members.view.load_full();
+    let is_member = |node: &NodeId| *node == core.context.me || view.contains(node);
+    let due = former.take_due(core.context.clock.now(), ANCHORS, is_member, &mut rand::rng());
+    for record in due {
+        let _ = core.membership.send(Event::Seek(record)).await;
     }
-    seek(core, last.records.iter().cloned()).await;
-    // The contacted nodes are known now, so their age can be stored; other members report the age of the rest. The
-    // membership task ends only with the node.
-    let _ = core.membership.send(Event::Remember(last.since.clone())).await;
 }
 
 /// Contacts a few of the nodes that the registry lists.

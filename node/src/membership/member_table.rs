@@ -535,6 +535,26 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_left_without_a_word_is_dialled_for_a_day_and_then_not_at_all() {
+        for members in [2, 100] {
+            let (start, mut rng) = (Instant::now(), StdRng::seed_from_u64(1));
+            let mut table = MemberTable::default();
+            for n in 0..members {
+                up(&mut table, n, None);
+            }
+            table.declare_down(start, &node(0));
+            let mut days = [0; 10];
+            for second in (0..10 * 24 * 3600).step_by(10) {
+                let now = start + Duration::from_secs(second);
+                table.remove_expired(now);
+                days[usize::try_from(second / (24 * 3600)).expect("a day")] += table.take_retries(now, &mut rng).len();
+            }
+            println!("{members} members: {days:?} dials by one of them on each day");
+            assert!(days[0] > 50 && days[1..].iter().all(|dials| *dials == 0), "{days:?}");
+        }
+    }
+
+    #[test]
     fn a_full_table_evicts_the_member_that_was_lost_first() {
         let now = Instant::now();
         let mut table = MemberTable::default();
