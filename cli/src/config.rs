@@ -257,7 +257,7 @@ fn explain_error<C: Config>(figment: &Figment, file: &Path, error: &Error) -> an
 }
 
 /// Example values for keys without a default, or with an uninformative one.
-const EXAMPLES: [(&str, &str); 35] = [
+const EXAMPLES: &[(&str, &str)] = &[
     ("node.region", r#""eu-west""#),
     ("node.contact", r#""Erika Mustermann, erika@example.org""#),
     ("node.abuse_contact", r#""abuse@example.org""#),
@@ -285,6 +285,7 @@ const EXAMPLES: [(&str, &str); 35] = [
     ("turn.listen", r#"["203.0.113.7:3478"]"#),
     ("turn.external", r#"["203.0.113.7"]"#),
     ("budget.monthly_bytes", "1000000000000"),
+    ("budget.bytes_per_second", "12500000"),
     ("budget.interfaces", r#"["eth0"]"#),
     ("budget.counts", r#""both" or "sent""#),
     ("turn.allowed_peers", r#"["10.0.0.0/8"]"#),

@@ -14,7 +14,7 @@ use std::{
 
 use process::{
     PATIENCE, Running, arg, chappe,
-    federation::{Federation, Listening, init_registry, metric, run_registry},
+    federation::{Federation, Listening, init_registry, metric, run_node, run_registry},
     finished, get,
     namespace::{run, run_inside},
     texts,
@@ -238,6 +238,38 @@ fn make_last_month(state: &Path) {
     stored["awake"] = json!([before, counted_at - 60 * 24 * 3600]);
     stored["slept"] = json!([before, { "secs": 40 * 24 * 3600, "nanos": 0 }]);
     fs::write(state, stored.to_string()).expect("a writable folder");
+}
+
+#[test]
+fn a_node_beyond_its_rate_relays_no_new_media_until_it_is_idle() {
+    run_inside("a_node_beyond_its_rate_relays_no_new_media_until_it_is_idle", || {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = dir.path().join("node.toml");
+        let made = finished(&["node", "init", "--config", arg(&config)]);
+        assert!(made.status.success(), "{:?}", texts(&made));
+        let mut command = run_node(&config);
+        command
+            .env("CHAPPE_TURN__LISTEN", "[\"127.0.0.1:0\"]")
+            .env("CHAPPE_TURN__ALLOWED_PEERS", "[\"127.0.0.0/8\"]")
+            .env("CHAPPE_BUDGET__BYTES_PER_SECOND", "1000000")
+            .env("CHAPPE_BUDGET__INTERFACES", "[\"lo\"]");
+        let node = Listening::start(&mut command);
+        // The first count takes what was there before as its beginning.
+        sleep(Duration::from_secs(1));
+        assert!(relays(&node));
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        // Each counts twice: 64 MB, more than a minute's worth.
+        for _ in 0..2000 {
+            let _ = socket.send_to(&[0; 16_000], socket.local_addr().expect("bound"));
+        }
+        node.wait_for("chappe_budget_rate_exceeded", |exceeded| exceeded == 1);
+        let began = Instant::now();
+        assert!(!relays(&node));
+        assert_eq!(get(&node.client, "/readyz"), (200, "ok\n".to_owned()));
+        node.wait_for("chappe_budget_rate_exceeded", |exceeded| exceeded == 0);
+        println!("new allocations again after {:?}", began.elapsed());
+        assert!(relays(&node));
+    });
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod interfaces;
 mod meter;
 mod period;
+mod rate;
 mod state_file;
 pub(crate) mod traffic;
 
@@ -55,7 +56,7 @@ impl Level {
 /// The operator's settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
-    /// Bytes in a month.
+    /// Bytes in a month. 0: no limit.
     pub(crate) monthly_bytes: u64,
     /// The day of the month on which the provider begins to count, at most 28.
     pub(crate) first_day: u8,
@@ -143,13 +144,16 @@ impl Budget {
         self.state.bytes.range(self.calendar.period(now)..).fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 
-    /// The budget of a month.
+    /// The budget of a month. 0: no limit.
     pub(crate) const fn monthly_bytes(&self) -> u64 {
         self.monthly_bytes
     }
 
     /// What the node may offer.
     pub(crate) fn level(&self, now: UnixTime) -> Level {
+        if self.monthly_bytes == 0 {
+            return Level::Open;
+        }
         let (used, monthly) = (u128::from(self.used(now)) * 100, u128::from(self.monthly_bytes));
         let reaches = |percent: u64| used >= monthly * u128::from(percent);
         if reaches(ASLEEP) || now < self.wake_at(self.calendar.period(now)) {

@@ -42,6 +42,7 @@ pub(crate) async fn run(core: Arc<Core>, presence: Arc<Presence>) {
     let mut told = Told::default();
     let mut applied = None;
     let mut asleep_until = None;
+    let mut is_rate_exceeded = false;
     let mut stored_at: Option<Instant> = None;
     let mut tick = interval(COUNT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -70,11 +71,23 @@ pub(crate) async fn run(core: Arc<Core>, presence: Arc<Presence>) {
             } else if core.membership.send(Event::RenewRecord).await.is_err() {
                 return;
             }
-            limit_relay(&core, level);
             applied = Some(level);
         } else if level == Level::Asleep {
             // New clients were told other nodes.
             core.sessions.for_each(|session| session.end(EndReason::GoingAway));
+        }
+        let was_exceeded =
+            std::mem::replace(&mut is_rate_exceeded, status.is_some_and(|status| status.is_rate_exceeded));
+        if is_changed || was_exceeded != is_rate_exceeded {
+            limit_relay(&core, level, is_rate_exceeded);
+        }
+        match (was_exceeded, is_rate_exceeded) {
+            (false, true) => tracing::warn!(
+                "this machine uses more than budget.bytes_per_second for a minute: making no new allocations until it is idle \
+                 for half a minute"
+            ),
+            (true, false) => tracing::info!("this machine uses less than budget.bytes_per_second again"),
+            _ => {}
         }
         if is_changed || stored_at.is_none_or(|stored| stored.elapsed() >= STORE_EVERY) {
             store(&core, &mut told.cannot_store).await;
@@ -104,17 +117,20 @@ pub(crate) fn abilities_at(level: Level, config: &NodeConfig, has_relay: bool) -
     abilities(config, has_relay && level == Level::Open, config.node.reserve || level >= Level::Reserve)
 }
 
-fn limit_relay(core: &Core, level: Level) {
+fn limit_relay(core: &Core, level: Level, is_rate_exceeded: bool) {
     let Some(relay) = &core.media_relay else { return };
     relay.set_budget(match level {
-        Level::Open => BudgetLevel::Open,
-        Level::NoRelay | Level::Reserve => BudgetLevel::NoAllocations,
+        Level::Open if !is_rate_exceeded => BudgetLevel::Open,
+        Level::Open | Level::NoRelay | Level::Reserve => BudgetLevel::NoAllocations,
         Level::Asleep => BudgetLevel::Spent,
     });
 }
 
 fn log_change(before: Option<Level>, status: Option<BudgetStatus>) {
-    let Some(BudgetStatus { used, monthly_bytes, level, open_at }) = status else { return };
+    let Some(BudgetStatus { used, monthly_bytes, level, open_at, .. }) = status else { return };
+    if monthly_bytes == 0 {
+        return;
+    }
     let until = rfc3339(open_at);
     let percent = u128::from(used) * 100 / u128::from(monthly_bytes.max(1));
     match level {

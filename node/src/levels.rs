@@ -21,5 +21,6 @@ pub(crate) fn levels(core: &Arc<Core>) -> Levels {
         budget_used: budget.map_or(0, |budget| budget.used),
         budget: budget.map_or(0, |budget| budget.monthly_bytes),
         budget_level: budget.map_or(0, |budget| budget.level as u64),
+        is_rate_exceeded: budget.is_some_and(|budget| budget.is_rate_exceeded),
     }
 }

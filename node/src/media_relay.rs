@@ -101,7 +101,7 @@ impl MediaRelay {
                     allocations_per_credential: turn.credential_allocations,
                     allocations_per_source: turn.source_allocations,
                     allocation_bytes_per_second: turn.allocation_rate,
-                    total_bytes_per_second: turn.total_rate,
+                    total_bytes_per_second: config.budget.limit_relay(turn.total_rate),
                 },
                 addresses: RelayAddresses { v4: address(0), v6: address(1) },
                 secret: secret.clone(),

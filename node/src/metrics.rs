@@ -169,6 +169,8 @@ pub(crate) struct Levels {
     pub(crate) budget: u64,
     /// From 0 (everything is offered) to 3 (the node sleeps).
     pub(crate) budget_level: u64,
+    /// Whether the rate is exceeded for long.
+    pub(crate) is_rate_exceeded: bool,
 }
 
 /// Metrics that are set at each scrape.
@@ -186,6 +188,7 @@ struct Gauges {
     budget_used: Gauge,
     budget: Gauge,
     budget_level: Gauge,
+    budget_rate_exceeded: Gauge,
 }
 
 /// A counter for each code. All begin at 0, so that the first increment is not lost in a rate.
@@ -341,6 +344,7 @@ impl Gauges {
             panics,
             budget_used: gauge("budget_used_bytes", "Bytes of this month, as the provider counts them"),
             budget: gauge("budget_bytes", "The budget of a month in bytes, or 0 if there is none"),
+            budget_rate_exceeded: gauge("budget_rate_exceeded", "Whether budget.bytes_per_second is exceeded for long"),
             budget_level: gauge("budget_level", "What the budget has switched off: 0 nothing, 3 all"),
         }
     }
@@ -361,6 +365,7 @@ impl Gauges {
             (&self.budget_used, levels.budget_used),
             (&self.budget, levels.budget),
             (&self.budget_level, levels.budget_level),
+            (&self.budget_rate_exceeded, u64::from(levels.is_rate_exceeded)),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
@@ -507,6 +512,7 @@ mod tests {
             budget_used: 0,
             budget: 0,
             budget_level: 0,
+            is_rate_exceeded: false,
         };
         let relay = Snapshot {
             counters: Counters::default(),

@@ -4,6 +4,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use chappe_common::{keys::NodeId, time::UnixTime};
@@ -12,6 +13,7 @@ use super::{
     Budget, Level, Settings,
     interfaces::{self, CountError},
     meter::Meter,
+    rate::RateBudget,
     state_file,
 };
 use crate::config::{BudgetSection, CountedBytes, NodeConfig};
@@ -28,6 +30,8 @@ pub(crate) struct TrafficBudget {
 struct Counted {
     budget: Budget,
     meter: Meter,
+    rate: Option<RateBudget>,
+    counted_at: Option<Duration>,
 }
 
 /// The budget at one moment.
@@ -38,20 +42,24 @@ pub(crate) struct BudgetStatus {
     pub(crate) level: Level,
     /// When the node will offer everything again.
     pub(crate) open_at: UnixTime,
+    /// Whether the rate is exceeded for long.
+    pub(crate) is_rate_exceeded: bool,
 }
 
 impl TrafficBudget {
     /// Continues with the state of the last run. Returns `None` if the operator has set no budget.
     pub(crate) fn load(config: &NodeConfig, me: NodeId) -> Option<Self> {
         let section = config.budget.clone();
-        if section.monthly_bytes == 0 {
+        if section.monthly_bytes == 0 && section.bytes_per_second == 0 {
             return None;
         }
         let path = config.node.data_dir.join(state_file::FILE);
         let (state, meter) = state_file::load(&path);
         let settings = Settings { monthly_bytes: section.monthly_bytes, first_day: section.first_day };
         let budget = Budget::new(settings, me, state);
-        Some(Self { section, path, counted: Mutex::new(Counted { budget, meter }) })
+        let rate = (section.bytes_per_second > 0).then(|| RateBudget::new(section.bytes_per_second));
+        let counted = Counted { budget, meter, rate, counted_at: None };
+        Some(Self { section, path, counted: Mutex::new(counted) })
     }
 
     /// Counts the traffic since the last call.
@@ -61,7 +69,7 @@ impl TrafficBudget {
     pub(crate) fn count(&self, now: UnixTime) -> Result<(), CountError> {
         let read = || Ok((interfaces::read(&self.section.interfaces)?, interfaces::uptime()?));
         let mut counted = self.counted();
-        let Counted { budget, meter } = &mut *counted;
+        let Counted { budget, meter, rate, counted_at } = &mut *counted;
         match read() {
             Ok((counters, uptime)) => {
                 let traffic = meter.handle_counters(&counters, uptime);
@@ -70,6 +78,10 @@ impl TrafficBudget {
                     CountedBytes::Sent => traffic.sent,
                 };
                 budget.handle_usage(bytes, now);
+                // The first count includes what was used while the node was stopped.
+                if let (Some(rate), Some(last)) = (rate, counted_at.replace(uptime)) {
+                    rate.handle_usage(bytes, uptime.saturating_sub(last));
+                }
                 Ok(())
             }
             Err(error) => {
@@ -81,8 +93,9 @@ impl TrafficBudget {
 
     /// Returns the budget's state.
     pub(crate) fn status(&self, now: UnixTime) -> BudgetStatus {
-        let budget = &self.counted().budget;
+        let Counted { budget, rate, .. } = &*self.counted();
         BudgetStatus {
+            is_rate_exceeded: rate.is_some_and(|rate| rate.is_exceeded()),
             used: budget.used(now),
             monthly_bytes: budget.monthly_bytes(),
             level: budget.level(now),
@@ -95,7 +108,7 @@ impl TrafficBudget {
     /// # Errors
     /// The file cannot be written. The previous one is kept.
     pub(crate) fn store(&self) -> io::Result<()> {
-        let Counted { budget, meter } = &*self.counted();
+        let Counted { budget, meter, .. } = &*self.counted();
         state_file::store(&self.path, budget.state(), meter)
     }
 

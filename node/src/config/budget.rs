@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 /// Minimum budget of a month. An idle node in a small federation uses about a tenth of it.
 const MIN_MONTHLY: u64 = 1_000_000_000;
+/// Minimum rate: that of `turn.total_rate`, in both directions.
+const MIN_RATE: u64 = 2 << 16;
 /// Maximum number of interfaces.
 const MAX_INTERFACES: usize = 16;
 /// Maximum length of an interface's name, IFNAMSIZ of <linux/if.h> without its final zero.
@@ -20,6 +22,8 @@ pub struct BudgetSection {
     pub counts: CountedBytes,
     /// The day of the month, in UTC, on which the provider begins to count; at most 28.
     pub first_day: u8,
+    /// Bytes a second that the machine may use for long, counted as in a month. 0: no limit.
+    pub bytes_per_second: u64,
     /// The network interfaces to count. If empty, those of the default routes.
     pub interfaces: Vec<String>,
 }
@@ -37,11 +41,21 @@ pub enum CountedBytes {
 
 impl Default for BudgetSection {
     fn default() -> Self {
-        Self { monthly_bytes: 0, counts: CountedBytes::Both, first_day: 1, interfaces: Vec::new() }
+        Self { monthly_bytes: 0, counts: CountedBytes::Both, first_day: 1, bytes_per_second: 0, interfaces: Vec::new() }
     }
 }
 
 impl BudgetSection {
+    /// The bytes per second that the relay for media may relay, each counted once, so that it does not exceed the rate alone.
+    pub(crate) fn limit_relay(&self, total_rate: u32) -> u32 {
+        let relayed = match (self.bytes_per_second, self.counts) {
+            (0, _) => return total_rate,
+            (rate, CountedBytes::Both) => rate / 2,
+            (rate, CountedBytes::Sent) => rate,
+        };
+        total_rate.min(u32::try_from(relayed).unwrap_or(u32::MAX))
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let is_name =
             |name: &String| (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
@@ -52,6 +66,11 @@ impl BudgetSection {
                 "0 (no budget) or at least 1000000000 is allowed",
             ),
             ((1..=28).contains(&self.first_day), "budget.first_day", "1 to 28 are allowed"),
+            (
+                self.bytes_per_second == 0 || self.bytes_per_second >= MIN_RATE,
+                "budget.bytes_per_second",
+                "0 (no limit) or at least 131072 is allowed",
+            ),
             (
                 self.interfaces.len() <= MAX_INTERFACES && self.interfaces.iter().all(is_name),
                 "budget.interfaces",
@@ -74,6 +93,7 @@ mod tests {
         };
         assert_eq!(error(|_| {}), None);
         assert_eq!(error(|budget| budget.monthly_bytes = 1000), Some("budget.monthly_bytes"));
+        assert_eq!(error(|budget| budget.bytes_per_second = 1000), Some("budget.bytes_per_second"));
         assert_eq!(error(|budget| budget.first_day = 29), Some("budget.first_day"));
         assert_eq!(error(|budget| budget.first_day = 0), Some("budget.first_day"));
         assert_eq!(error(|budget| budget.interfaces = vec!["eth 0".to_owned()]), Some("budget.interfaces"));
