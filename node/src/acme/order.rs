@@ -84,7 +84,11 @@ impl OrderError {
             return FailureKind::Disk;
         }
         let is_unreachable = match self {
-            Self::Acme(AcmeError::Api(problem)) => problem.status.is_some_and(|status| status >= 500),
+            Self::Acme(AcmeError::Api(problem)) => {
+                // The library repeats a request twice.
+                let is_nonce = problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:badNonce");
+                is_nonce || problem.status.is_some_and(|status| status >= 500)
+            }
             Self::Acme(AcmeError::Other(error)) => error.is::<RequestError>(),
             // A response that is not JSON comes from something in front of the authority.
             Self::Acme(AcmeError::Json(_) | AcmeError::Timeout(_)) => true,

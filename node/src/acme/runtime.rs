@@ -104,6 +104,8 @@ impl Acme {
         let certificate = match certificate {
             Some((stored, Usable { certified, validity })) => {
                 tls.set_certificate(certified)?;
+                let (until, renewal) = (rfc3339(validity.expires_at), rfc3339(stored.renewal.at));
+                tracing::info!(valid_until = until, renewal, "serving the stored certificate");
                 Some(Certificate { stored, validity, store_at: None })
             }
             None => None,
@@ -156,7 +158,10 @@ impl Acme {
             let now = self.issuer.clock.now();
             let (at, due) = self.next(now);
             if at > now {
-                sleep(at.saturating_since(now).min(LOOK_EVERY)).await;
+                // The node's fitness changes when the certificate expires.
+                let expires_at = self.certificate.as_ref().map(|certificate| certificate.validity.expires_at);
+                let until = at.min(expires_at.filter(|expires_at| *expires_at > now).unwrap_or(at));
+                sleep(until.saturating_since(now).min(LOOK_EVERY)).await;
                 continue;
             }
             match due {
