@@ -236,7 +236,7 @@ fn hosts_that_cannot_be_validated_are_tried_a_bounded_number_of_times() {
 #[test]
 fn a_renewed_certificate_is_served_to_new_connections_and_open_ones_continue() {
     // Renewed after half of its life.
-    let Some(mut authority) = Authority::start(Settings { validity: 16, ..Settings::default() }) else { return };
+    let Some(mut authority) = Authority::start(Settings { validity: 12, ..Settings::default() }) else { return };
     let folder = Folder::new(&authority, NAME, "tls-alpn-01");
     let node = folder.start();
     node.wait_until_ready(&folder);

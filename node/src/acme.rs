@@ -9,6 +9,8 @@ mod http;
 pub(crate) mod http_listener;
 mod identifiers;
 mod order;
+mod order_error;
 pub(crate) mod runtime;
 mod schedule;
 mod store;
+mod usable;

@@ -7,148 +7,26 @@ use std::{io, sync::Arc, time::Duration};
 use chappe_common::time::UnixTime;
 use instant_acme::{
     Account, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error as AcmeError, Key,
-    NewOrder, Order, OrderStatus, Problem, RetryPolicy,
+    NewOrder, Order, OrderStatus, RetryPolicy,
 };
-use rustls::{
-    crypto::ring,
-    pki_types::{CertificateDer, Der, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
-    sign::CertifiedKey,
-};
+use rustls::pki_types::{CertificateDer, Der, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 
 use super::{
-    challenges::{ChallengeError, Challenges, Pending},
-    http::{AcmeHttp, RequestError},
+    challenges::{Challenges, Pending},
+    http::AcmeHttp,
     identifiers::{ChallengeKind, Identifier, Identifiers},
-    schedule::{Attempts, FailureKind, Renewal},
+    order_error::OrderError,
+    schedule::{Attempts, Renewal},
     store::{self, PendingOrder, Store, StoredCertificate},
+    usable::{UnusableError, Usable},
 };
-use crate::{
-    clock::Clock,
-    websocket::validity::{Validity, renewal_id},
-};
+use crate::{clock::Clock, websocket::validity::renewal_id};
 
 /// How long to wait for the authority to validate the hosts, or to issue.
 const POLLING: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.6).timeout(Duration::from_secs(90));
 /// The profile for addresses at Let's Encrypt, and its convention for others.
 const SHORT_LIVED: &str = "shortlived";
-
-/// Why no certificate was obtained.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum OrderError {
-    /// A request has failed, or was refused.
-    #[error("a request to the certificate authority has failed")]
-    Acme(#[from] AcmeError),
-    /// The authority could not validate a host.
-    #[error("the certificate authority could not validate {identifier} by {}", kind.as_str())]
-    Validation {
-        /// The host.
-        identifier: Identifier,
-        /// How it was validated.
-        kind: ChallengeKind,
-        /// What the authority says.
-        source: Problem,
-    },
-    /// The order is invalid, and the authority gives no reason.
-    #[error("the certificate authority has ended the order without a reason")]
-    Ended,
-    /// The authority offers another challenge only.
-    #[error("the certificate authority does not validate {identifier} by {}", kind.as_str())]
-    NoChallenge {
-        /// The host.
-        identifier: Identifier,
-        /// How it should be validated.
-        kind: ChallengeKind,
-    },
-    /// A challenge cannot be answered.
-    #[error(transparent)]
-    Challenge(#[from] ChallengeError),
-    /// The state cannot be stored. Nothing was asked of the authority that depends on it.
-    #[error("cannot store the state of client.acme in node.data_dir")]
-    Store(#[source] io::Error),
-    /// The key of the certificate cannot be made or used.
-    #[error("cannot make the key of the certificate, or its request")]
-    Key(#[from] rcgen::Error),
-    /// The authority's certificate cannot be used.
-    #[error("the certificate that was issued cannot be used")]
-    Unusable(#[from] UnusableError),
-    /// The certificate is not valid at this machine's time.
-    #[error("the certificate that was issued is not valid now: is this machine's clock wrong (timedatectl)?")]
-    Clock,
-}
-
-impl OrderError {
-    /// What the next attempt depends on.
-    pub(super) fn kind(&self) -> FailureKind {
-        if matches!(self, Self::Store(_)) {
-            return FailureKind::Disk;
-        }
-        let is_unreachable = match self {
-            Self::Acme(AcmeError::Api(problem)) => {
-                // The library repeats a request twice.
-                let is_nonce = problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:badNonce");
-                is_nonce || problem.status.is_some_and(|status| status >= 500)
-            }
-            Self::Acme(AcmeError::Other(error)) => error.is::<RequestError>(),
-            // A response that is not JSON comes from something in front of the authority.
-            Self::Acme(AcmeError::Json(_) | AcmeError::Timeout(_)) => true,
-            _ => false,
-        };
-        if is_unreachable { FailureKind::Unreachable } else { FailureKind::Refused }
-    }
-
-    /// Whether the order cannot succeed any more.
-    fn ends_order(&self) -> bool {
-        let is_rate_limited = matches!(self, Self::Acme(AcmeError::Api(problem)) if problem.status == Some(429));
-        self.kind() == FailureKind::Refused && !is_rate_limited
-    }
-
-    /// What the operator can do.
-    pub(super) const fn advice(&self) -> &'static str {
-        match self {
-            Self::Validation { kind: ChallengeKind::Http01, .. } => {
-                "let the name or address lead to this machine, and TCP port 80 to client.acme.http_listen, through the firewall \
-                 and router"
-            }
-            Self::Validation { kind: ChallengeKind::TlsAlpn01, .. } => {
-                "let the name or address lead to this machine, and TCP port 443 to client.listen without a proxy that terminates \
-                 TLS; or set client.acme.challenge to \"http-01\" and open port 80"
-            }
-            Self::NoChallenge { .. } => "set client.acme.challenge to another one",
-            Self::Store(_) => "free space on the disk of node.data_dir",
-            Self::Clock => "set the clock",
-            _ => "the reason is the certificate authority's; the node tries again by itself",
-        }
-    }
-}
-
-/// Why a chain and a key cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum UnusableError {
-    #[error("it is not a chain of certificates in PEM, or the key is broken")]
-    Format,
-    #[error("the key and the certificate do not belong together")]
-    Key(#[from] rustls::Error),
-}
-
-/// A certificate that can be served.
-#[derive(Debug)]
-pub(super) struct Usable {
-    pub(super) certified: CertifiedKey,
-    pub(super) validity: Validity,
-}
-
-impl Usable {
-    /// Parses a chain in PEM and a key in hexadecimal PKCS #8.
-    pub(super) fn parse(chain: &str, key: &str) -> Result<Self, UnusableError> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
-        let chain = chain.map_err(|_| UnusableError::Format)?;
-        let validity = Validity::of_chain(&chain).ok_or(UnusableError::Format)?;
-        let key = hex::decode(key).map_err(|_| UnusableError::Format)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
-        Ok(Self { certified: CertifiedKey::from_der(chain, key, &ring::default_provider())?, validity })
-    }
-}
 
 /// Obtains certificates.
 #[derive(Debug)]
@@ -187,7 +65,7 @@ impl Issuer {
                 let now = self.clock.now();
                 let PendingOrder { identifiers, profile, key, .. } = pending;
                 let renewal = Renewal::new(usable.validity, now, random);
-                Ok((StoredCertificate { identifiers, profile, chain, key, renewal, issued_at: now }, usable))
+                Ok((StoredCertificate { identifiers, profile, chain, key, renewal }, usable))
             }
             Err(error) => {
                 if error.ends_order() {
@@ -275,7 +153,7 @@ impl Issuer {
             None => NewOrder::new(&named),
         };
         let key = hex::encode(rcgen::KeyPair::generate()?.serialize_der());
-        let replaces = replaced.filter(|replaced| replaced.renewal.is_suggested).and_then(renewal_id_of);
+        let replaces = replaced.filter(|replaced| replaced.renewal.is_suggested()).and_then(renewal_id_of);
         let order = match replaces {
             // Authorities have no limit for these. Some refuse a second order for the same certificate.
             Some(replaces) => match account.new_order(&new().replaces(replaces)).await {

@@ -14,9 +14,11 @@ use super::{
     challenges::Challenges,
     http::AcmeHttp,
     identifiers::{ChallengeKind, Identifiers},
-    order::{Issuer, OrderError, Usable},
+    order::Issuer,
+    order_error::OrderError,
     schedule::{Attempts, FailureKind, WINDOW_CHECK},
     store::{Store, StoredCertificate},
+    usable::{UnusableError, Usable},
 };
 use crate::{
     clock::Clock,
@@ -56,6 +58,8 @@ struct Certificate {
     validity: Validity,
     /// When to try to store it again. `None` if it is stored.
     store_at: Option<UnixTime>,
+    /// Whether it could not be stored. It is logged once.
+    has_failed: bool,
 }
 
 impl std::fmt::Debug for StoredCertificate {
@@ -104,9 +108,8 @@ impl Acme {
         let certificate = match certificate {
             Some((stored, Usable { certified, validity })) => {
                 tls.set_certificate(certified)?;
-                let (until, renewal) = (rfc3339(validity.expires_at), rfc3339(stored.renewal.at));
-                tracing::info!(valid_until = until, renewal, "serving the stored certificate");
-                Some(Certificate { stored, validity, store_at: None })
+                tracing::info!(valid_until = rfc3339(validity.expires_at), "serving the stored certificate");
+                Some(Certificate { stored, validity, store_at: None, has_failed: false })
             }
             None => None,
         };
@@ -174,11 +177,11 @@ impl Acme {
 
     /// What is due next, and when.
     fn next(&mut self, now: UnixTime) -> (UnixTime, Due) {
-        let Some(certificate) = &self.certificate else { return (self.attempts.next(now), Due::Order) };
-        let renewal = &certificate.stored.renewal;
-        let order = (renewal.at.max(self.attempts.next(now)), Due::Order);
-        let store = certificate.store_at.map(|at| (at, Due::Store));
-        let check = renewal.check_at.map(|at| (at, Due::CheckWindow));
+        let Some(certificate) = &mut self.certificate else { return (self.attempts.next(now), Due::Order) };
+        let renewal = &mut certificate.stored.renewal;
+        let order = (renewal.next(certificate.validity, now).max(self.attempts.next(now)), Due::Order);
+        let store = certificate.store_at.map(|at| (at.min(now + STORE_EVERY), Due::Store));
+        let check = renewal.next_check(now).map(|at| (at, Due::CheckWindow));
         [store, check].into_iter().flatten().fold(order, Ord::min)
     }
 
@@ -203,18 +206,18 @@ impl Acme {
     /// Serves a certificate that was obtained, and stores it.
     async fn take(&mut self, obtained: Result<(StoredCertificate, Usable), OrderError>) -> Result<(), OrderError> {
         let (stored, Usable { certified, validity }) = obtained?;
-        self.tls.set_certificate(certified).map_err(super::order::UnusableError::from)?;
-        let (until, renewal) = (validity.expires_at, stored.renewal.at);
-        self.certificate = Some(Certificate { stored, validity, store_at: Some(self.issuer.clock.now()) });
+        self.tls.set_certificate(certified).map_err(UnusableError::from)?;
+        let now = self.issuer.clock.now();
+        self.certificate = Some(Certificate { stored, validity, store_at: Some(now), has_failed: false });
         self.store_again().await;
-        if !validity.contains(self.issuer.clock.now()) {
+        if !validity.contains(now) {
             return Err(OrderError::Clock);
         }
         self.attempts.succeed();
         self.is_disk_full = false;
         // It only delays the next attempt if it stays on disk.
         let _ = self.issuer.store_attempts(&self.attempts).await;
-        tracing::info!(valid_until = rfc3339(until), renewal = rfc3339(renewal), "obtained a certificate");
+        tracing::info!(valid_until = rfc3339(validity.expires_at), "obtained a certificate");
         Ok(())
     }
 
@@ -260,16 +263,16 @@ impl Acme {
                 store.remove_order()
             })
             .await;
-        let is_first = certificate.store_at.is_none_or(|at| at <= certificate.stored.issued_at);
+        let has_failed = std::mem::replace(&mut certificate.has_failed, written.is_err());
         match written {
             Ok(()) => {
-                if !is_first {
+                if has_failed {
                     tracing::info!("stored the certificate");
                 }
                 certificate.store_at = None;
             }
             Err(error) => {
-                if is_first {
+                if !has_failed {
                     tracing::warn!(
                         %error,
                         "cannot store the certificate in node.data_dir; it is served, and stored once the disk accepts it"
@@ -286,27 +289,24 @@ impl Acme {
         let window = timeout(ATTEMPT_TIMEOUT, self.issuer.renewal_window(&certificate.stored)).await;
         let now = self.issuer.clock.now();
         let renewal = &mut certificate.stored.renewal;
-        let before = *renewal;
-        match window {
+        let before = renewal.next(certificate.validity, now);
+        let after = match window {
             Ok(Ok(Some((window, after)))) => {
-                renewal.suggest(
-                    certificate.validity,
-                    certificate.stored.issued_at,
-                    window,
-                    rand::rng().random_range(0.0..1.0),
-                );
-                renewal.check_again(now, after);
+                renewal.suggest(window, rand::rng().random_range(0.0..1.0));
+                Some(after)
             }
-            Ok(Ok(None)) => renewal.check_at = None,
+            Ok(Ok(None)) => None,
             // The schedule of the certificate's life still holds.
             Ok(Err(error)) => {
                 tracing::debug!("cannot ask when to renew the certificate: {}", reason(&error));
-                renewal.check_again(now, WINDOW_CHECK);
+                Some(WINDOW_CHECK)
             }
-            Err(_) => renewal.check_again(now, WINDOW_CHECK),
-        }
-        if before.at != renewal.at {
-            tracing::info!(renewal = rfc3339(renewal.at), "the certificate authority suggests when to renew");
+            Err(_) => Some(WINDOW_CHECK),
+        };
+        renewal.check_again(now, after);
+        let next = renewal.next(certificate.validity, now);
+        if before != next {
+            tracing::info!(renewal = rfc3339(next), "the certificate authority suggests when to renew");
         }
         self.store_again().await;
     }

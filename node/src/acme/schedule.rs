@@ -116,12 +116,14 @@ impl Attempts {
 /// When a certificate is renewed. Stored with it, so that a restart asks the authority nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Renewal {
-    /// When the renewal begins.
-    pub(crate) at: UnixTime,
+    /// When this node has received the certificate.
+    issued_at: UnixTime,
+    /// When the renewal begins, within the bounds of [`Renewal::next`].
+    at: UnixTime,
     /// When the authority is asked for its window again. `None` if it offers none.
-    pub(crate) check_at: Option<UnixTime>,
+    check_at: Option<UnixTime>,
     /// Whether `at` is in a window that the authority has suggested.
-    pub(crate) is_suggested: bool,
+    is_suggested: bool,
 }
 
 impl Renewal {
@@ -130,32 +132,45 @@ impl Renewal {
         let life = validity.life();
         let part = if life < SHORT_LIFE { 1.0 / 2.0 } else { 2.0 / 3.0 };
         let at = validity.starts_at + life.mul_f64(part + SPREAD * random);
-        let at = at.max(earliest(validity, now));
-        Self { at, check_at: Some(now + WINDOW_CHECK.min(life.mul_f64(0.1))), is_suggested: false }
+        let check_at = Some(now + WINDOW_CHECK.min(life.mul_f64(0.1)));
+        Self { issued_at: now, at, check_at, is_suggested: false }
     }
 
-    /// The schedule after the authority has suggested a window. A time that was chosen in the same window stays.
-    /// `random` is in 0..1.
-    pub(crate) fn suggest(&mut self, validity: Validity, issued_at: UnixTime, window: [UnixTime; 2], random: f64) {
+    /// Returns when the renewal begins. Times in the future are left from a clock that was ahead, and count as now.
+    pub(crate) fn next(&mut self, validity: Validity, now: UnixTime) -> UnixTime {
+        self.issued_at = self.issued_at.min(now);
+        let latest = validity.starts_at + validity.life().mul_f64(1.0 - MIN_LEFT);
+        // A certificate may be issued long after its validity has begun.
+        let earliest = self.issued_at + MIN_AGE.min(validity.life() / 8);
+        self.at.min(latest).max(earliest)
+    }
+
+    /// Returns when the authority is asked for its window again. `None` if it offers none.
+    pub(crate) fn next_check(&mut self, now: UnixTime) -> Option<UnixTime> {
+        self.check_at = self.check_at.map(|at| at.min(now + WINDOW_CHECKS[1]));
+        self.check_at
+    }
+
+    /// Whether the authority has suggested a window.
+    pub(crate) const fn is_suggested(&self) -> bool {
+        self.is_suggested
+    }
+
+    /// Takes over a window that the authority suggests. A time that was chosen in the same window stays. `random` is in 0..1.
+    pub(crate) fn suggest(&mut self, window: [UnixTime; 2], random: f64) {
         let [start, end] = window;
         if end <= start || (self.is_suggested && (start..end).contains(&self.at)) {
             return;
         }
-        let latest = validity.starts_at + validity.life().mul_f64(1.0 - MIN_LEFT);
-        let at = start + end.saturating_since(start).mul_f64(random);
-        (self.at, self.is_suggested) = (at.min(latest).max(earliest(validity, issued_at)), true);
+        (self.at, self.is_suggested) = (start + end.saturating_since(start).mul_f64(random), true);
     }
 
-    /// Schedules the next question for the window. `after` is the interval that the authority has named.
-    pub(crate) fn check_again(&mut self, now: UnixTime, after: Duration) {
+    /// Schedules the next question for the window. `after` is the interval that the authority has named, or `None` if it
+    /// offers no windows.
+    pub(crate) fn check_again(&mut self, now: UnixTime, after: Option<Duration>) {
         let [min, max] = WINDOW_CHECKS;
-        self.check_at = Some(now + after.clamp(min, max));
+        self.check_at = after.map(|after| now + after.clamp(min, max));
     }
-}
-
-/// When a certificate may be renewed that was issued at this time. Its validity may have begun long before.
-fn earliest(validity: Validity, issued_at: UnixTime) -> UnixTime {
-    issued_at + MIN_AGE.min(validity.life() / 8)
 }
 
 #[cfg(test)]
@@ -179,7 +194,9 @@ mod tests {
     fn a_long_certificate_is_renewed_after_two_thirds_and_a_short_one_after_half() {
         for (life, part) in [(90, 2.0 / 3.0), (6, 0.5)] {
             let life = DAY * life;
-            let at = |random| since_start(Renewal::new(validity(life), START, random).at).as_secs_f64();
+            let at = |random| {
+                since_start(Renewal::new(validity(life), START, random).next(validity(life), START)).as_secs_f64()
+            };
             assert!((at(0.0) - life.as_secs_f64() * part).abs() < 2.0);
             assert!((at(1.0) - life.as_secs_f64() * (part + SPREAD)).abs() < 2.0);
         }
@@ -189,27 +206,37 @@ mod tests {
     fn a_time_in_the_window_is_chosen_once() {
         let validity = validity(DAY * 90);
         let mut renewal = Renewal::new(validity, START, 0.5);
-        let window = |first: u32, last: u32| [START + DAY * first, START + DAY * last];
-        renewal.suggest(validity, START, window(50, 60), 0.5);
-        assert_eq!(since_start(renewal.at), DAY * 55);
-        renewal.suggest(validity, START, window(50, 60), 0.9);
-        assert_eq!(since_start(renewal.at), DAY * 55, "the same window");
-        renewal.suggest(validity, START, window(60, 50), 0.5);
-        assert_eq!(since_start(renewal.at), DAY * 55, "not a window");
+        let mut suggest = |first: UnixTime, last: UnixTime, random| {
+            renewal.suggest([first, last], random);
+            since_start(renewal.next(validity, START))
+        };
+        let day = |day: u32| START + DAY * day;
+        assert_eq!(suggest(day(50), day(60), 0.5), DAY * 55);
+        assert_eq!(suggest(day(50), day(60), 0.9), DAY * 55, "the same window");
+        assert_eq!(suggest(day(60), day(50), 0.5), DAY * 55, "not a window");
         // The authority revokes the certificate early.
-        renewal.suggest(validity, START, [START, START + Duration::from_secs(1)], 0.5);
-        assert_eq!(since_start(renewal.at), MIN_AGE);
-        renewal.suggest(validity, START, window(100, 200), 0.0);
-        assert_eq!(since_start(renewal.at), DAY * 81, "before it expires");
+        assert_eq!(suggest(START, START + Duration::from_secs(1), 0.5), MIN_AGE);
+        assert_eq!(suggest(day(100), day(200), 0.0), DAY * 81, "before it expires");
     }
 
     #[test]
     fn a_certificate_that_is_issued_late_in_its_life_is_not_renewed_in_a_loop() {
         let (validity, issued_at) = (validity(DAY), START + Duration::from_secs(23 * 3600));
         let mut renewal = Renewal::new(validity, issued_at, 0.0);
-        assert_eq!(renewal.at.saturating_since(issued_at), DAY / 8);
-        renewal.suggest(validity, issued_at, [START, START + DAY], 0.0);
-        assert_eq!(renewal.at.saturating_since(issued_at), DAY / 8);
+        for _ in 0..2 {
+            assert_eq!(renewal.next(validity, issued_at).saturating_since(issued_at), DAY / 8);
+            renewal.suggest([START, START + DAY], 0.0);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_does_not_let_the_certificate_expire() {
+        let validity = validity(DAY * 90);
+        let mut renewal = Renewal::new(validity, START + DAY * 365, 0.0);
+        assert_eq!(since_start(renewal.next(validity, START)), DAY * 60);
+        assert_eq!(renewal.next_check(START), Some(START + DAY));
+        renewal.suggest([START + DAY * 365, START + DAY * 366], 0.0);
+        assert_eq!(since_start(renewal.next(validity, START)), DAY * 81);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use chappe_common::{private_dir, time::UnixTime};
+use chappe_common::private_dir;
 use chappe_discovery::private_file;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
@@ -63,7 +63,6 @@ pub(crate) struct StoredCertificate {
     /// The private key, as PEM.
     pub(crate) key: String,
     pub(crate) renewal: Renewal,
-    pub(crate) issued_at: UnixTime,
 }
 
 /// The files of one directory. Blocks on the disk.
