@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     budget::traffic::TrafficBudget,
+    call_page::CallPage,
     context::Context,
     health::Health,
     homes::Homes,
@@ -17,7 +18,6 @@ use crate::{
         rates::SourceRates,
     },
     links::Links,
-    listener::call_page::CallPage,
     media_relay::MediaRelay,
     members::Members,
     membership::event::Event,

@@ -11,6 +11,7 @@ mod acme;
 mod admin;
 mod budget;
 mod budget_runtime;
+mod call_page;
 mod client_protocol;
 pub mod clock;
 pub mod config;

@@ -2,7 +2,7 @@
 //! serves HTTP if a connection does not become a WebSocket.
 
 pub(crate) mod arrival;
-pub(crate) mod call_page;
+mod call_page;
 mod front_page;
 pub(crate) mod pages;
 pub(crate) mod proxy_header;
