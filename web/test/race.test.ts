@@ -277,6 +277,42 @@ describe("the cache", () => {
     expect(cache.candidates(later).map(({ nodeId }) => nodeId)).toHaveLength(9);
   });
 
+  test("dials a node that left at most four times a day after a week, also after a reload", async () => {
+    for (const isProved of [false, true]) {
+      let stored: unknown;
+      const store = {
+        load: () => Promise.resolve(stored as never),
+        save: (data: unknown) =>
+          Promise.resolve().then(() => {
+            stored = data;
+          }),
+      };
+      let cache = new NodeCache(store);
+      cache.learn([named(1)], NOW);
+      if (isProved) cache.recordProof(id(1), named(1), NOW);
+      const shared = named(1, "referral");
+      const days = Array.from({ length: 10 }, () => 0);
+      // A search every five minutes, in vain, and a reload every hour.
+      for (let minute = 0; minute < 10 * 24 * 60; minute += 5) {
+        const now = NOW + minute * 60;
+        const due = [...cache.candidates(now), shared].filter((candidate) => cache.retry(candidate, now));
+        // The race dials a URL once, whoever has named it.
+        const day = Math.floor(minute / (24 * 60));
+        days[day] = (days[day] as number) + Math.min(due.length, 1);
+        for (const candidate of due) if (minute % 2 === 0) cache.recordFailure(candidate, now);
+        if (minute % 60 === 55) {
+          await cache.save();
+          cache = new NodeCache(store);
+          await cache.load();
+        }
+      }
+      expect(days).toEqual([288, 288, 288, 288, 288, 288, 288, 4, 4, 4]);
+      // A list that names it again counts at once.
+      cache.learn([named(1)], NOW + 10 * 24 * 3_600);
+      expect(cache.retry(shared, NOW + 10 * 24 * 3_600)).toBe(true);
+    }
+  });
+
   test("is empty if its store has another shape", async () => {
     const cache = new NodeCache({ load: () => Promise.resolve({ nodes: 5 } as never), save: () => Promise.resolve() });
     await cache.load();

@@ -19,8 +19,10 @@ const KEEP = 30 * 24 * 3600;
 const PINNED = 8;
 /** The most URLs of a node. */
 const MAX_URLS = 4;
-/** The number of failures halves in this time, in seconds. */
+/** The number of failures halves in this time, in seconds. A node that is most likely gone is dialled as often. */
 const FORGIVE = 6 * 3600;
+/** A node that no list has named, and that has not proved its key, for this long is most likely gone. In seconds. */
+const LONG_SILENT = 7 * 24 * 3600;
 /** The most failures of a node that count. */
 const MAX_FAILURES = 1_000;
 /** A list is fresh for this long, in seconds. */
@@ -29,7 +31,7 @@ const FRESH = 24 * 3600;
 const MAX_KEYS = 16;
 const MAX_LISTS = 64;
 
-/** A remembered node. Times are seconds since 1970. */
+/** A remembered node. Times are seconds since 1970. `seenAt` is when it was last listed or proved its key. */
 export interface CachedNode {
   readonly id: string;
   readonly urls: readonly string[];
@@ -133,9 +135,9 @@ export class NodeCache {
   learn(candidates: readonly Candidate[], now: number): void {
     for (const candidate of candidates) {
       if (candidate.nodeId === undefined) continue;
-      const known = this.#nodes.get(candidate.nodeId);
-      const origins = [...new Set([...(known?.origins ?? []), ...candidate.origins])];
-      this.#put(candidate.nodeId, candidate.url, { ...(known ?? NEW), origins, seenAt: now });
+      const known = this.#nodes.get(candidate.nodeId) ?? NEW;
+      const origins = [...new Set([...known.origins, ...candidate.origins])];
+      this.#put(candidate.nodeId, candidate.url, { ...known, origins, seenAt: now });
     }
     this.#prune(now);
   }
@@ -148,28 +150,39 @@ export class NodeCache {
     this.#prune(now);
   }
 
+  /**
+   * Whether a candidate of any source may be dialled now. A node that has been silent for a week may be only every six hours,
+   * at one URL. It then counts as failed until it proves its key: most dials of a machine that is gone are abandoned.
+   */
+  retry(candidate: Candidate, now: number): boolean {
+    const known = this.#nodes.get(candidate.nodeId ?? "");
+    if (known === undefined || known.seenAt + LONG_SILENT > now) return true;
+    // The clock may have been ahead.
+    const isDue = Math.abs(now - known.failedAt) >= FORGIVE;
+    if (isDue) this.recordFailure(candidate, now);
+    return isDue;
+  }
+
   /** Records a failed dial. */
   recordFailure(candidate: Candidate, now: number): void {
-    const known = candidate.nodeId === undefined ? undefined : this.#nodes.get(candidate.nodeId);
+    const known = this.#nodes.get(candidate.nodeId ?? "");
     if (known === undefined) return;
     this.#nodes.set(known.id, { ...known, failures: Math.min(decayed(known, now) + 1, MAX_FAILURES), failedAt: now });
   }
 
   #put(id: string, url: string, node: Omit<CachedNode, "id" | "urls">): void {
-    const urls = [url, ...(this.#nodes.get(id)?.urls ?? []).filter((known) => known !== url)];
-    this.#nodes.set(id, { ...node, id, urls: urls.slice(0, MAX_URLS) });
+    const urls = new Set([url, ...(this.#nodes.get(id)?.urls ?? [])]);
+    this.#nodes.set(id, { ...node, id, urls: [...urls].slice(0, MAX_URLS) });
   }
 
   #prune(now: number): void {
     // A clock that was ahead must not keep nodes, and their failures, for too long.
-    for (const [id, node] of this.#nodes) {
-      const provedAt = node.provedAt && Math.min(node.provedAt, now);
-      const times = { seenAt: Math.min(node.seenAt, now), failedAt: Math.min(node.failedAt, now), provedAt };
-      this.#nodes.set(id, { ...node, ...times });
-    }
+    const past = (time: number) => Math.min(time, now);
     const pinned = this.#pinned();
     for (const [id, node] of this.#nodes) {
-      if (!pinned.has(id) && Math.max(node.seenAt, node.provedAt ?? 0) + KEEP <= now) this.#nodes.delete(id);
+      const provedAt = node.provedAt && past(node.provedAt);
+      if (!pinned.has(id) && node.seenAt + KEEP <= now) this.#nodes.delete(id);
+      else this.#nodes.set(id, { ...node, seenAt: past(node.seenAt), failedAt: past(node.failedAt), provedAt });
     }
     this.#evictExcess(pinned);
   }
@@ -215,8 +228,7 @@ export class NodeCache {
   recentlyProved(now: number): string[] {
     const proved = [...this.#nodes.values()].filter(
       (node) =>
-        node.provedAt !== undefined &&
-        node.provedAt + FRESH > now &&
+        (node.provedAt ?? 0) + FRESH > now &&
         // A contact may have passed on a node in confidence, so it is not passed on to others.
         node.origins.some((origin) => origin !== "referral"),
     );

@@ -146,17 +146,16 @@ export class Discovery implements NodeFinder {
     const now = this.#unix();
     const links = this.#links.filter((link) => link.expiresAt > now).flatMap((link) => link.nodes);
     const referrals = this.#referrals.map(parseEndpointText).filter((endpoint) => endpoint !== undefined);
-    const endpointCandidate =
-      (kind: "link" | "referral") => (endpoint: NonNullable<ReturnType<typeof parseEndpointText>>) =>
-        newCandidate(urlOf(endpoint), endpoint.node, toBase64url(endpoint.node), kind);
     const sources: Source[] = [];
     if (!this.#cache.isEmpty) sources.push(localSource("cache", () => this.#cache.candidates(now)));
     if (this.#manual.length > 0) sources.push(localSource("manual", () => this.#manual));
-    if (links.length > 0) sources.push(localSource("link", () => links.map(endpointCandidate("link"))));
     for (const fault of this.#linkFaults) {
       sources.push({ kind: "link", label: undefined, list: () => Promise.reject(new SourceError(fault)) });
     }
-    if (referrals.length > 0) sources.push(localSource("referral", () => referrals.map(endpointCandidate("referral"))));
+    for (const [kind, endpoints] of [["link", links] as const, ["referral", referrals] as const]) {
+      const named = endpoints.map((one) => newCandidate(urlOf(one), one.node, toBase64url(one.node), kind));
+      if (named.length > 0) sources.push(localSource(kind, () => named));
+    }
     const revoked = () => this.#cache.revoked;
     if (registries.length > 0) sources.push(registrySource(registries, this.#roots, revoked, isPrivate, fetcher));
     for (const provider of dns?.names.length ? dns.providers : []) {
@@ -233,17 +232,12 @@ class Search {
   }
 
   async run(): Promise<FoundNode> {
-    for (;;) {
-      const isOver = this.#signal.aborted || this.#performActions();
-      const found = this.#found;
-      if (found !== undefined) {
-        for (const abort of this.#dials.values()) abort.abort();
-        return { connection: found.connection, check: this.#check(found.candidate, found.connection) };
-      }
-      if (isOver) break;
-      await this.#nextEvent();
-    }
+    while (!this.#signal.aborted && !this.#performActions() && this.#found === undefined) await this.#nextEvent();
     for (const abort of this.#dials.values()) abort.abort();
+    if (this.#found !== undefined) {
+      const { connection, candidate } = this.#found;
+      return { connection, check: this.#check(candidate, connection) };
+    }
     this.#overAt.abort();
     await this.#cache.save();
     throw new DiscoverError(this.#allReports());
@@ -251,11 +245,9 @@ class Search {
 
   /** Performs what is due. Returns whether the search is over. */
   #performActions(): boolean {
-    for (
-      let action = this.#race.pollAction(this.#now);
-      action !== undefined;
-      action = this.#race.pollAction(this.#now)
-    ) {
+    for (;;) {
+      const action = this.#race.pollAction(this.#now);
+      if (action === undefined) return false;
       switch (action.type) {
         case "query":
           this.#query(action.source);
@@ -271,7 +263,6 @@ class Search {
           return true;
       }
     }
-    return false;
   }
 
   /** Waits for a response, a dial, or the next deadline. */
@@ -289,10 +280,10 @@ class Search {
   #query(index: number): void {
     const source = this.#sources[index] as Source;
     this.#queried.add(index);
-    const query = source.list(this.#unix, this.#signal).then(
-      (response) => this.#handleResponse(index, source, response),
-      (error: unknown) => this.#handleSourceFailed(index, source, error),
-    );
+    const query = source
+      .list(this.#unix, this.#signal)
+      .then((response) => this.#handleResponse(index, source, response))
+      .catch((error: unknown) => this.#handleSourceFailed(index, source, error));
     this.#queries.set(
       index,
       query.finally(() => {
@@ -307,18 +298,20 @@ class Search {
     const verdicts = response.lists.map((list) => this.#cache.judge(list));
     if (verdicts.includes("equivocation")) this.#hasEquivocation = true;
     if (verdicts.length > 0 && verdicts.every((verdict) => verdict === "older")) {
-      this.#handleSourceFailed(index, source, new SourceError("its list is older than one that was seen before"));
-      return;
+      throw new SourceError("its list is older than one that was seen before");
     }
     const { wssOnly } = this.#options;
+    const isListed = verdicts.length > 0;
     const usable = response.candidates.filter(
-      (candidate) => !wssOnly || hasTls(candidate) || isThisMachine(candidate.url),
+      (candidate) =>
+        (!wssOnly || hasTls(candidate) || isThisMachine(candidate.url)) &&
+        // What a person entered is always tried.
+        (isListed || candidate.source === "manual" || this.#cache.retry(candidate, this.#unix)),
     );
     if (usable.length === 0) {
-      this.#handleSourceFailed(index, source, new SourceError("it names no node that may be used"));
-      return;
+      throw new SourceError("it names no node that may be used");
     }
-    if (response.lists.length > 0) this.#cache.learn(usable, this.#unix);
+    if (isListed) this.#cache.learn(usable, this.#unix);
     this.#candidates.push(...usable);
     this.#reports.push({ source: nameOf(source), result: `${usable.length} addresses of nodes` });
     this.#race.handleCandidates(index, usable, this.#now);
@@ -327,7 +320,7 @@ class Search {
   #handleSourceFailed(index: number, source: Source, error: unknown): void {
     // Anything else is a fault, such as a part of the page that could not be loaded. The other sources go on.
     if (!(error instanceof SourceError)) console.error(error);
-    this.#reports.push({ source: nameOf(source), result: error instanceof Error ? error.message : String(error) });
+    this.#reports.push({ source: nameOf(source), result: error instanceof Error ? error.message : `${error}` });
     this.#race.handleSourceFailed(index, this.#now);
   }
 
@@ -367,11 +360,9 @@ class Search {
     this.#dials.delete(id);
     const report = { source: candidate.url, result: DIAL_FAULTS[fault] };
     this.#dialReports.push(report);
-    if (fault === "unreachable") {
-      void isDeniedLocally(candidate.url).then((isDenied) => {
-        if (isDenied) report.result = LOCAL_NETWORK_DENIED;
-      });
-    }
+    void isDeniedLocally(candidate.url).then((isDenied) => {
+      if (isDenied && fault === "unreachable") report.result = LOCAL_NETWORK_DENIED;
+    });
     this.#cache.recordFailure(candidate, this.#unix);
     this.#race.handleDialFailed(id);
   }

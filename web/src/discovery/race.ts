@@ -35,7 +35,8 @@ export interface Endorsement {
   readonly ever: Set<SourceKind>;
 }
 
-type QueryState = { readonly due: number } | "running" | "answered";
+/** A number is the time at which the query is due. */
+type QueryState = number | "running" | "answered";
 
 interface Dial {
   readonly id: number;
@@ -69,8 +70,8 @@ export class Race {
   constructor(kinds: readonly SourceKind[], avoid: ReadonlySet<string>, isWarm: boolean, random: Random = Math.random) {
     let dns = 0;
     this.#slots = kinds.map((kind) => {
-      const due = kind === "registry" && isWarm ? WARM_DELAY : kind === "dns" ? STAGGER * ++dns : 0;
-      return { kind, query: { due } };
+      const query = kind === "registry" && isWarm ? WARM_DELAY : kind === "dns" ? STAGGER * ++dns : 0;
+      return { kind, query };
     });
     this.#avoid = avoid;
     this.#random = random;
@@ -141,7 +142,7 @@ export class Race {
   pollAction(now: number): Action | undefined {
     if (this.#abandoned.length === 0 && this.#winner === undefined && now < SEARCH_TIMEOUT) {
       if (this.#isStarving()) this.#queryNextSource(now);
-      const due = this.#slots.findIndex(({ query }) => typeof query === "object" && query.due <= now);
+      const due = this.#slots.findIndex(({ query }) => typeof query === "number" && query <= now);
       const slot = this.#slots[due];
       if (slot !== undefined) {
         slot.query = "running";
@@ -154,11 +155,7 @@ export class Race {
     if (this.#winner !== undefined || now >= SEARCH_TIMEOUT) return { type: "done" };
     const next = this.#nextCandidate(now);
     if (next !== undefined) return this.#startDial(next.candidate, next.isSecondTurn, now);
-    const isOver =
-      this.#dials.length === 0 &&
-      this.#waiting === 0 &&
-      this.#avoided.length === 0 &&
-      this.#slots.every(({ query }) => query === "answered");
+    const isOver = this.#isIdle && this.#avoided.length === 0 && this.#areAllAnswered;
     return isOver ? { type: "done" } : undefined;
   }
 
@@ -173,7 +170,7 @@ export class Race {
 
   /** When to poll again if no event happens before. */
   pollTimeout(now: number): number {
-    const due = this.#slots.flatMap(({ query }) => (typeof query === "object" ? [query.due] : []));
+    const due = this.#slots.flatMap(({ query }) => (typeof query === "number" ? [query] : []));
     const silent = this.#dials.flatMap((dial) => [dial.progressAt + STAGGER, dial.progressAt + STALL_TIMEOUT]);
     const own = [this.#holdUntil, this.#othersDialledAt && this.#othersDialledAt + HEAD_START].filter(
       (at) => at !== undefined,
@@ -181,23 +178,24 @@ export class Race {
     return Math.min(...[...due, ...silent, ...own, STAGGER, SEARCH_TIMEOUT].filter((at) => at > now));
   }
 
-  get #waiting(): number {
-    return this.#untried.length + this.#toRetry.length;
+  get #areAllAnswered(): boolean {
+    return this.#slots.every(({ query }) => query === "answered");
+  }
+
+  /** Whether no candidate is being dialled or waits for it. */
+  get #isIdle(): boolean {
+    return this.#dials.length + this.#untried.length + this.#toRetry.length === 0;
   }
 
   /** Whether nothing is under way that could lead to a node. */
   #isStarving(): boolean {
-    const isUnderWay = this.#slots.some(
-      ({ query }) => query === "running" || (typeof query === "object" && query.due === 0),
-    );
-    return this.#dials.length === 0 && this.#waiting === 0 && !isUnderWay;
+    return this.#isIdle && !this.#slots.some(({ query }) => query === "running" || query === 0);
   }
 
   #queryNextSource(now: number): void {
-    const waiting = this.#slots.filter((slot) => typeof slot.query === "object");
-    const dueOf = (slot: { query: QueryState }) => (slot.query as { due: number }).due;
-    const next = waiting.sort((a, b) => dueOf(a) - dueOf(b))[0];
-    if (next !== undefined) next.query = { due: Math.min(dueOf(next), now) };
+    const waiting = this.#slots.filter((slot) => typeof slot.query === "number") as { query: number }[];
+    const next = waiting.sort((a, b) => a.query - b.query)[0];
+    if (next !== undefined) next.query = Math.min(next.query, now);
   }
 
   /** Drops a dial without progress if other candidates wait for its slot. */
@@ -243,7 +241,7 @@ export class Race {
     const again = this.#take(this.#toRetry, () => true);
     if (typeof again === "object") return { candidate: again, isSecondTurn: true };
     // Avoided nodes wait until all sources have answered and all other dials have failed.
-    const areOthersLeft = this.#dials.length > 0 || this.#slots.some(({ query }) => query !== "answered");
+    const areOthersLeft = this.#dials.length > 0 || !this.#areAllAnswered;
     const avoided = this.#take(this.#avoided, () => !areOthersLeft);
     return typeof avoided === "object" ? { candidate: avoided, isSecondTurn: true } : undefined;
   }
