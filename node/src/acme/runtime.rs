@@ -330,3 +330,25 @@ fn rfc3339(time: UnixTime) -> String {
     let time = i64::try_from(time.as_secs()).ok().and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok());
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("it has failed")]
+    struct Failed(#[source] instant_acme::Problem);
+
+    #[test]
+    fn an_authoritys_text_is_escaped_and_bounded() {
+        let with = |detail: String| {
+            let problem = serde_json::json!({ "type": "urn:x", "detail": detail, "subproblems": [] });
+            reason(&Failed(serde_json::from_value(problem).expect("a problem")))
+        };
+        assert_eq!(
+            with("a\u{1b}[2J\nb\u{202e}".to_owned()),
+            "it has failed: API error: a\\u{1b}[2J\\nb\\u{202e} (urn:x)"
+        );
+        assert_eq!(with("é".repeat(100_000)).len(), MAX_REASON);
+    }
+}
