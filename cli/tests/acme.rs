@@ -417,8 +417,8 @@ fn a_node_is_listed_once_it_has_a_certificate_and_not_before() {
     let gate = Gate::new(authority.http, behind);
     let node = folder.start();
     eventually(|| (gate.held.load(Ordering::Relaxed) > 0).then_some(()).ok_or_else(|| folder.log()));
-    // A node with a certificate is listed after a fraction of this.
-    thread::sleep(Duration::from_secs(2));
+    // A node with a certificate is listed after a fraction of this. The authority waits for five seconds.
+    thread::sleep(Duration::from_secs(1));
     assert!(!folder.log().contains("listed by the registry"), "{}", folder.log());
     assert_eq!((listed(), node.readyz().0), (0, 503));
     gate.is_open.store(true, Ordering::Relaxed);
