@@ -38,12 +38,15 @@ step 'components'
 sbom=cargo-cyclonedx
 if ! command -v $sbom >/dev/null; then
   # Unoptimised: it builds in a minute, and has little to do.
-  cargo install cargo-cyclonedx --locked --version 0.5.9 --debug --quiet --root target/tools
   sbom=target/tools/bin/cargo-cyclonedx
+  [[ -x $sbom ]] || cargo install cargo-cyclonedx --locked --version 0.5.9 --debug --quiet --root target/tools
 fi
-"$sbom" cyclonedx --manifest-path cli/Cargo.toml --format json --override-filename components --quiet
-mv cli/components.json "$output/chappe-$version.cdx.json"
-find . -name components.json -path '*/components.json' -not -path './target/*' -not -path './web/node_modules/*' -delete
+# In a copy, since it writes a file for each package of the workspace.
+mkdir "$stage/source"
+git archive HEAD | tar --extract --directory "$stage/source"
+"$sbom" cyclonedx --manifest-path "$stage/source/cli/Cargo.toml" --format json --override-filename components --no-build-deps \
+  --features jemalloc -qq
+sed "s|path+file://$stage/source|path+file:///chappe|g" "$stage/source/cli/components.json" >"$output/chappe-$version.cdx.json"
 
 if [[ $(id -u) == 0 ]] && command -v buildah >/dev/null; then
   step 'image'
