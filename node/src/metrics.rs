@@ -236,7 +236,10 @@ impl Default for Metrics {
                 "connections_refused",
                 "Client connections refused: over a rate, or all are taken",
             ),
-            call_pages_refused: counter("call_pages_refused", "Requests for the page for calls beyond its rate"),
+            call_pages_refused: counter(
+                "call_pages_refused",
+                "Requests for the page for calls beyond its rate, or while clients are sent elsewhere",
+            ),
             accept_errors: counter("accept_errors", "Connections that the system could not hand over"),
             client_handshakes_failed: counter(
                 "client_handshakes_failed",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse as _, Redirect, Response},
     routing::get,
 };
@@ -43,9 +43,11 @@ async fn lead(State(core): State<Arc<Core>>) -> Response {
     Redirect::to(&format!("call/#{}", fragment.finish())).into_response()
 }
 
-async fn page(State(core): State<Arc<Core>>, fields: HeaderMap) -> Response {
+async fn page(State(core): State<Arc<Core>>, method: Method, fields: HeaderMap) -> Response {
     let Some(page) = &core.call_page else { return StatusCode::NOT_FOUND.into_response() };
-    page.respond(&fields).unwrap_or_else(|| {
+    // A node whose budget is used up must not spend it on pages.
+    let response = if core.health.sends_away() { None } else { page.respond(&method, &fields) };
+    response.unwrap_or_else(|| {
         core.context.metrics.call_pages_refused.inc();
         (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "10")]).into_response()
     })
