@@ -34,11 +34,10 @@ pub(crate) async fn show() -> Response {
                         h2 { "How to start it" }
                         ol {
                             li { "Install the program " code { "chappe" } " on that machine." }
-                            li { "Copy the whole address of this page, from " code { "https" } " to the last letter, and run:" br;
-                                code { "chappe node init --join '" em { "address of this page" } "'" } }
+                            li { "Copy the whole address of this page, from " code { "https" } " to the last letter." }
+                            li { "Run " code { "chappe node init --join -" } ", and paste the address." }
                             li { "Run the command that it prints last." }
                         }
-                        p.note { "Some of these addresses are an invitation for one person. Do not publish yours." }
                     }
                 }
             }

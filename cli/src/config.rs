@@ -136,6 +136,16 @@ pub(crate) enum Environment {
     Ignored,
 }
 
+/// Checks the text of a config file that is to be written to `file`.
+pub(crate) fn check_text<C: Config>(text: &str, file: &Path) -> Result<()> {
+    let figment = Figment::from(Toml::string(text));
+    let config: C = figment.extract().map_err(|error| explain_error::<C>(&figment, file, &error))?;
+    match config.first_problem() {
+        Some((key, problem)) => bail!("{key}: {problem}; nothing was written"),
+        None => Ok(()),
+    }
+}
+
 /// Reads a daemon's configuration.
 pub(crate) fn load<C: Config>(file: &Path, environment: Environment, settings: &[Setting]) -> Result<C> {
     let text =

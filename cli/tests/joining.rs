@@ -107,6 +107,13 @@ fn nothing_is_overwritten_and_nothing_is_written_halfway() {
     let other = operator.dir.path().join("other/node.toml");
     let damaged = Running::start(&mut init(&other, &link[..link.len() - 8])).finish();
     assert!(texts(&damaged).1.contains("--join: "), "{:?}", texts(&damaged));
+    // What the node would refuse, or no authority would certify, is not written.
+    let long = format!("{0}.{0}.{0}.example.org", "a".repeat(50));
+    for (address, tls, reason) in [(&*long, "none", "client.urls"), ("127.0.0.1", "acme", "not public")] {
+        let args = ["node", "init", "--join", &link, "--config", arg(&other), "--address", address, "--tls", tls];
+        let refused = finished(&[&args[..], &["--agree-to-terms", "--yes"]].concat());
+        assert!(texts(&refused).1.contains(reason), "{:?}", texts(&refused));
+    }
     let unanswered = finished(&["node", "init", "--join", &link, "--config", arg(&other), "--address", "127.0.0.1"]);
     assert!(texts(&unanswered).1.contains("--tls"), "{:?}", texts(&unanswered));
     assert!(!other.parent().expect("a folder").exists());
@@ -160,18 +167,34 @@ fn root_creates_a_node_as_the_owner_of_its_folder_with_a_unit_for_that_user() {
     }
     let dir = tempfile::tempdir().expect("a temporary folder");
     chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("root may do this");
-    let config = dir.path().join("node.toml");
+    // The folder does not exist yet, but one above it.
+    let folder = dir.path().join("a/b");
+    let config = folder.join("node.toml");
     let mut making = Running::start(&mut init(&config, &operator.invitation()));
     let made = making.event("made");
-    let unit = dir.path().join("chappe-node.service");
+    let unit = folder.join("chappe-node.service");
     assert_eq!(made["unit"], arg(&unit));
     for file in ["node.toml", "node-data", "node-data/node.key", "chappe-node.service"] {
-        let found = fs::symlink_metadata(dir.path().join(file)).expect("a file");
+        let found = fs::symlink_metadata(folder.join(file)).expect("a file");
         assert_eq!((found.uid(), found.gid(), found.mode() & 0o077), (NOBODY, NOBODY, 0), "{file}");
     }
     let text = fs::read_to_string(&unit).expect("a unit");
     assert!(text.contains(&format!("User={NOBODY}\nGroup={NOBODY}\n")), "{text}");
     assert!(text.contains(&format!("node run --config \"{}\"", arg(&config))), "{text}");
+}
+
+#[test]
+fn a_secret_link_is_read_from_standard_input_and_leads_to_no_page() {
+    let operator = Operator::start();
+    let (secret, public) = (operator.invitation(), operator.link(&["--registry", "https://registry.example.org"]));
+    assert!(secret.starts_with("CHAPPE-JOIN:") && public.starts_with("https://registry.example.org/join#"));
+    let config = operator.dir.path().join("node/node.toml");
+    let mut command = init(&config, "-");
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(format!("{secret}\n").as_bytes()).expect("it reads");
+    assert!(child.wait_with_output().expect("the end").status.success());
+    assert!(fs::read_to_string(&config).expect("a config").contains("admission = \"invite\""));
 }
 
 #[test]

@@ -88,6 +88,7 @@ fn each_mistake_is_found_with_its_key() {
             "client.max_connections=100000000",
             &format!("client.tls_cert={}", arg(&config)),
             &format!("client.tls_key={}", arg(&key)),
+            "client.page=/nonexistent/chappe.html",
         ],
     );
     assert!(!ok, "{findings:#?}");
@@ -98,8 +99,21 @@ fn each_mistake_is_found_with_its_key() {
     has(&findings, "key problem: other users may read ", "node.key");
     has(&findings, "config file warning: other users may read it", "");
     has(&findings, "DNS problem: node.invalid: ", "");
+    has(&findings, "files problem: client.page: cannot read /nonexistent/chappe.html", "");
     has(&findings, "certificate problem: client.tls_cert ", "node.toml");
     has(&findings, "registry problem: http://127.0.0.1:1: ", "");
+}
+
+#[test]
+fn the_port_of_http_01_is_tried_if_the_node_would_listen_there() {
+    let (_dir, config) = node("http://127.0.0.1:1");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listen = format!("client.acme.http_listen={}", taken.local_addr().expect("an address"));
+    let acme = ["client.acme.enabled=true", "client.acme.terms_agreed=true", &listen];
+    let (_, findings) = check(&config, &[&acme[..], &["client.urls=[\"wss://8.8.8.8:8710\"]"]].concat());
+    has(&findings, "ports warning: cannot listen on ", "(client.acme.http_listen)");
+    let (_, findings) = check(&config, &[&acme[..], &["client.urls=[\"wss://8.8.8.8\"]"]].concat());
+    has(&findings, "ports ok: 2 are free", "");
 }
 
 #[test]

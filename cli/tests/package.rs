@@ -194,8 +194,8 @@ fn a_package_is_installed_used_upgraded_removed_and_purged() {
     );
 
     // Two commands from the package to a listed node.
-    let said =
-        machine.does(&format!("chappe node init --join {link} --yes --address 127.0.0.1 --tls none --relay-media"));
+    let said = machine
+        .does(&format!("echo {link} | chappe node init --join - --yes --address 127.0.0.1 --tls none --relay-media"));
     assert!(said.ends_with("next: sudo systemctl enable --now chappe-node"), "{said}");
     assert_eq!(machine.does("stat -c '%U %a' /var/lib/chappe-node/node.toml"), "chappe-node 600");
     machine.does("chappe node check --system-resolver --config /var/lib/chappe-node/node.toml");

@@ -53,7 +53,7 @@ mod wire;
 pub use acme::runtime::AcmeSetupError;
 pub use config::NodeConfig;
 pub use federation::own_addrs::ResolveError;
-pub use node::{Node, NodeAddrs, NodeStats, StartError};
+pub use node::{Node, NodeAddrs, NodeStats, StartError, check_client_files};
 pub use reload::ReloadError;
 pub use sockets::PassedSockets;
 pub use websocket::tls::{TlsError, check_certificate};

@@ -377,6 +377,17 @@ impl Node {
     }
 }
 
+/// Loads the files that a start loads for clients: what `client.acme` has stored, its roots, and the page for calls. Returns the
+/// address at which the node would answer http-01, if it would.
+///
+/// # Errors
+/// A file cannot be used, so the node would not start.
+pub fn check_client_files(config: &NodeConfig) -> Result<Option<SocketAddr>, StartError> {
+    config.client.page.as_deref().map(CallPage::load).transpose()?;
+    let acme = Acme::load(config, Clock::default())?;
+    Ok(acme.filter(Acme::needs_http).map(|_| config.client.acme.http_listen))
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         self.listener.stop();

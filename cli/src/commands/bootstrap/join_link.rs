@@ -40,7 +40,7 @@ pub(crate) struct JoinLinkArgs {
     #[arg(long, value_name = "KEY", requires = "invite", allow_hyphen_values = true)]
     issuer: Vec<PublicKey>,
 
-    /// Lifetime of the invitation in days. The node is a member for this time
+    /// Lifetime of the invitation, and of the ticket of a node that joins by it, in days
     #[arg(long, value_name = "DAYS", default_value_t = 365, requires = "invite")]
     days: u32,
 
@@ -68,7 +68,8 @@ pub(super) fn run(args: &JoinLinkArgs, output: Output) -> Result<()> {
     let expires_at = invitation.as_ref().map(Invitation::expires_at);
     let link = JoinLink::new(roots, args.registry.clone(), args.dns.clone(), invitation)?;
     let qr = link.to_qr_text();
-    let url = link.to_url().unwrap_or_else(|| qr.clone());
+    // The page to which a URL leads comes from the registry, which could read a secret in it.
+    let url = link.to_url().filter(|_| expires_at.is_none()).unwrap_or_else(|| qr.clone());
     let picture = match &args.qr {
         None => String::new(),
         Some(None) => format!("{}\n", qr::for_terminal(&qr)?),
@@ -83,7 +84,7 @@ pub(super) fn run(args: &JoinLinkArgs, output: Output) -> Result<()> {
     };
     let text = format!(
         "{picture}{url}\nnext: send this link to the operator of a new node{care}. The operator runs: chappe node init \
-         --join 'LINK'"
+         --join - and pastes it"
     );
     let expires_at = expires_at.map(UnixTime::as_secs);
     output.print(&text, &Linked { event: "join_link", link: &url, qr: &qr, expires_at });

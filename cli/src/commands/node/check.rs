@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use self::finding::{Finding, Level};
-use super::owner;
+use super::{KEY_FILE, owner};
 use crate::{commands::daemon::DaemonArgs, network::ResolverArgs, output::Output};
 
 #[derive(Args, Debug)]
@@ -37,6 +37,10 @@ pub(super) async fn run(args: &CheckArgs, output: Output) -> Result<()> {
     // An invalid config ends the command: its error names the file and the key.
     let config: NodeConfig = args.node_config.load()?;
     config.check()?;
+    // As the daemon's user, who may not be the owner of the config.
+    if let Some(error) = owner::continue_as_owner(&config.node.data_dir.join(KEY_FILE)) {
+        return Err(error);
+    }
     let mut findings = vec![Finding::fine("config", "all keys are valid")];
     findings.extend(local::all(args.node_config.file(), &config));
     findings.extend(network::all(&config, &args.resolver.net()?).await);

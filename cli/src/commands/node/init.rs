@@ -6,6 +6,7 @@ mod unit;
 use std::{
     env,
     fs::DirBuilder,
+    io::{self, BufRead as _, IsTerminal as _, Read as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf, absolute},
     time::SystemTime,
@@ -15,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use chappe_common::{admission::TicketChain, keys::PublicKey};
 use chappe_discovery::join_link::JoinLink;
 use chappe_node::{
+    NodeConfig,
     config::{AdmissionPolicy, Advertised},
     identity::load_or_create_key,
 };
@@ -26,6 +28,7 @@ use self::answers::{Answers, Tls};
 use super::{KEY_FILE, owner};
 use crate::{
     commands::init::{create, refuse_existing, toml_list},
+    config::check_text,
     output::Output,
 };
 
@@ -37,21 +40,24 @@ const UNIT_FILE: &str = "chappe-node.service";
 const INSTALLED_CONFIG: &str = "/var/lib/chappe-node/node.toml";
 /// Folders of units, in the order in which systemd reads them.
 const UNIT_DIRS: [&str; 3] = ["/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
+/// Maximal length of a link that is read.
+const MAX_LINK: u64 = 4096;
 /// Exists if systemd runs the machine (`sd_booted(3)`).
 const SYSTEMD_RUNS: &str = "/run/systemd/system";
 
 #[derive(Args, Debug)]
 pub(crate) struct InitArgs {
-    /// Config file to write; the key is written to a subfolder [default: node.toml, or if the unit is installed and root
-    /// runs this, /var/lib/chappe-node/node.toml]
+    /// Config file to write; the key is written to a subfolder [default: node.toml; for root with an installed unit and
+    /// --join, /var/lib/chappe-node/node.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Link from the federation's operator (`chappe bootstrap join-link`); asks for what else is needed
-    #[arg(long, value_name = "LINK", conflicts_with_all = ["registry", "root"])]
+    /// Link from the federation's operator (`chappe bootstrap join-link`), or `-` to read it from standard input; asks for
+    /// what else is needed
+    #[arg(long, value_name = "LINK", conflicts_with_all = ["registry", "root", "url", "advertise"])]
     join: Option<String>,
 
-    /// Host name or public IP address of this machine, for --url and --advertise [default with --yes: the public address
+    /// Host name or public IP address of this machine [default with --yes: the public address
     /// of this machine]
     #[arg(long, value_name = "HOST", requires = "join")]
     address: Option<String>,
@@ -132,13 +138,13 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<()> {
     if args.region.len() > 32 || !args.region.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"') {
         bail!("--region: at most 32 printable ASCII characters without spaces and quotes are allowed");
     }
-    let link = args.join.as_deref().map(|text| JoinLink::parse(text, SystemTime::now().into()));
-    let link = link.transpose().context("--join")?;
     let service = Service::of(args);
     let config = config_file(args, service);
+    // Before standard input is read.
     if let Some(error) = owner::continue_as_owner(&config) {
         return Err(error);
     }
+    let link = args.join.as_deref().map(read_link).transpose().context("--join")?;
     let folder = config.parent().unwrap_or(Path::new(""));
     let (data_dir, unit) = (folder.join(DATA_DIR), folder.join(UNIT_FILE));
     refuse_existing(&config)?;
@@ -151,30 +157,32 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<()> {
         Some(_) => Answers::collect(args)?,
         None => Answers::default(),
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&data_dir)
-        .with_context(|| format!("cannot create the folder {}", data_dir.display()))?;
-    let key = load_or_create_key(&data_dir)?;
     let invitation = link.as_ref().and_then(JoinLink::invitation);
     let mut content = Content {
         urls: args.url.clone(),
         advertise: args.advertise.clone(),
         roots: args.root.clone(),
         registries: args.registry.clone(),
-        dns: Vec::new(),
         region: args.region.clone(),
         issuers: invitation.map(|invitation| invitation.issuers().to_vec()).unwrap_or_default(),
-        ticket: invitation.map(|invitation| invitation.ticket(key.node_id())),
         answers,
+        ..Content::default()
     };
     if let Some(link) = &link {
         content.roots = link.roots().to_vec();
         content.registries = link.registries().to_vec();
         content.dns = link.dns().to_vec();
         content.add_addresses()?;
+        // Nothing is written that the node would refuse.
+        check_text::<NodeConfig>(&content.filled(), &config)?;
     }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data_dir)
+        .with_context(|| format!("cannot create the folder {}", data_dir.display()))?;
+    let key = load_or_create_key(&data_dir)?;
+    content.ticket = invitation.map(|invitation| invitation.ticket(key.node_id()));
     create(&config, &content.filled())?;
     if writes_unit {
         create(&unit, &unit::text(&absolute(&config)?, &env::current_exe()?))?;
@@ -200,9 +208,14 @@ fn print(config: &Path, unit: Option<&Path>, service: Service, content: &Content
     let next = match (content.answers.host.is_some(), service) {
         (false, _) => format!("read {0}, {edit}and start the node: chappe node run --config {0}", config.display()),
         (true, Service::Installed) => "sudo systemctl enable --now chappe-node".to_owned(),
+        // A copy: whoever can change the unit that root starts is root.
         (true, Service::Written) if Path::new(SYSTEMD_RUNS).exists() => {
             let unit = absolute(unit.unwrap_or(Path::new(UNIT_FILE))).unwrap_or_default();
-            format!("sudo systemctl enable --now {}", unit.display())
+            format!(
+                "sudo install -m 644 {} {}/ && sudo systemctl enable --now chappe-node",
+                shell_word(&unit),
+                UNIT_DIRS[0]
+            )
         }
         (true, _) => format!("chappe node run --config {}", config.display()),
     };
@@ -210,12 +223,34 @@ fn print(config: &Path, unit: Option<&Path>, service: Service, content: &Content
     output.print(&text, &Made { event: "made", id, config, unit });
 }
 
+/// Parses the link, or that on the first line of standard input: arguments are shown to all users of the machine.
+fn read_link(text: &str) -> Result<JoinLink> {
+    let mut line = String::new();
+    let text = if text == "-" {
+        if io::stdin().is_terminal() {
+            eprint!("Join link: ");
+        }
+        io::stdin().lock().take(MAX_LINK).read_line(&mut line).context("cannot read it from standard input")?;
+        line.trim()
+    } else {
+        text
+    };
+    Ok(JoinLink::parse(text, SystemTime::now().into())?)
+}
+
+/// A path as a word for a shell, in quotes if it needs them.
+fn shell_word(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+    if is_plain { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
+}
+
 impl Service {
     fn of(args: &InitArgs) -> Self {
         let is_root = geteuid().is_root();
         let is_installed = || UNIT_DIRS.iter().any(|dir| Path::new(dir).join(UNIT_FILE).exists());
         let is_default = args.config.as_ref().is_none_or(|file| file == Path::new(INSTALLED_CONFIG));
-        if is_default && args.join.is_some() && is_installed() {
+        if is_root && is_default && args.join.is_some() && is_installed() {
             Self::Installed
         } else if is_root {
             Self::None
@@ -282,7 +317,6 @@ mod tests {
 
     use chappe_common::{federation::FederationId, keys::SecretKey, time::UnixTime};
     use chappe_discovery::join_link::Invitation;
-    use chappe_node::NodeConfig;
 
     use super::*;
     use crate::config::{Environment, load};

@@ -1,16 +1,22 @@
 //! Commands that root runs for another user's files.
 
-use std::{env, fs, os::unix::fs::MetadataExt as _, os::unix::process::CommandExt as _, path::Path, process::Command};
+use std::{
+    env, fs,
+    os::unix::fs::MetadataExt as _,
+    os::unix::process::CommandExt as _,
+    path::{self, Path},
+    process::Command,
+};
 
 use anyhow::Error;
 use rustix::process::geteuid;
 
-/// Runs this command again as the owner of the folder of `file`, if root runs it and the folder belongs to another user: that
-/// user could replace files while root reads or writes them. Returns only if that is not necessary (`None`) or has failed.
+/// Runs this command again as the owner of the folder of `file`, or of the nearest folder above that exists, if root runs it
+/// and that folder belongs to another user: that user could replace files while root reads or writes them. Returns only if that
+/// is not necessary (`None`) or has failed.
 pub(super) fn continue_as_owner(file: &Path) -> Option<Error> {
-    let folder = file.parent()?;
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let owner = fs::metadata(folder).ok()?;
+    let file = path::absolute(file).ok()?;
+    let (folder, owner) = file.ancestors().skip(1).find_map(|folder| Some((folder, fs::metadata(folder).ok()?)))?;
     if !geteuid().is_root() || owner.uid() == 0 {
         return None;
     }

@@ -9,27 +9,41 @@ use std::{
 };
 
 use chappe_common::{private_dir, time::UnixTime};
-use chappe_node::{NodeConfig, check_certificate, identity::load_or_create_key};
+use chappe_node::{NodeConfig, check_certificate, check_client_files, identity::load_or_create_key};
 
 use super::{super::KEY_FILE, finding::Finding};
 use crate::open_files::OpenFiles;
 
 /// Those who renew by a timer do so a month before the end.
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Enough for an operator who looks once a month.
+const TICKET_WARNING: Duration = Duration::from_secs(31 * 24 * 3600);
 /// Bits of a mode by which other users may read or change a file.
 const OTHERS: u32 = 0o077;
 
 pub(super) fn all(file: &Path, config: &NodeConfig) -> Vec<Finding> {
-    let mut findings = ports(config);
+    let (http, mut findings) = match check_client_files(config) {
+        Ok(http) => (http, Vec::new()),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            (
+                None,
+                vec![Finding::problem("files", error, "name a file that the node's user can read, or remove the key")],
+            )
+        }
+    };
+    findings.extend(ports(config, http));
     findings.push(open_files(config));
     findings.extend(data_dir(config));
     findings.push(config_mode(file));
-    findings.extend(certificate(config, SystemTime::now().into()));
+    let now = SystemTime::now().into();
+    findings.extend(certificate(config, now));
+    findings.extend(ticket(config, now));
     findings
 }
 
 /// Binds each port for a moment.
-fn ports(config: &NodeConfig) -> Vec<Finding> {
+fn ports(config: &NodeConfig, http: Option<SocketAddr>) -> Vec<Finding> {
     let tcp = |addr| TcpListener::bind(addr).map(drop);
     let udp = |addr| UdpSocket::bind(addr).map(drop);
     let mut bound = vec![
@@ -37,6 +51,7 @@ fn ports(config: &NodeConfig) -> Vec<Finding> {
         ("federation.listen", config.federation.listen, udp(config.federation.listen)),
     ];
     bound.extend(config.turn.listen.iter().map(|addr| ("turn.listen", *addr, udp(*addr))));
+    bound.extend(http.map(|addr| ("client.acme.http_listen", addr, tcp(addr))));
     bound.extend(config.admin.listen.map(|addr| ("admin.listen", addr, tcp(addr))));
     let failed: Vec<_> = bound
         .iter()
@@ -125,6 +140,20 @@ fn certificate(config: &NodeConfig, now: UnixTime) -> Option<Finding> {
             Finding::warning("certificate", format!("it expires in {hours} hours"), renew)
         }
         Ok(_) => Finding::fine("certificate", "it can be served"),
+    })
+}
+
+/// A node without a valid ticket is refused by the members, from its next start on.
+fn ticket(config: &NodeConfig, now: UnixTime) -> Option<Finding> {
+    let expires_at = config.federation.ticket.as_ref()?.expires_at();
+    let days = expires_at.saturating_since(now).as_secs() / 86_400;
+    let advice = "ask the federation's operator for a new join link or ticket, and set federation.ticket";
+    Some(if expires_at <= now {
+        Finding::problem("ticket", "federation.ticket has expired", advice)
+    } else if expires_at <= now + TICKET_WARNING {
+        Finding::warning("ticket", format!("federation.ticket expires in {days} days"), advice)
+    } else {
+        Finding::fine("ticket", format!("valid for {days} days"))
     })
 }
 

@@ -101,6 +101,9 @@ impl Answers {
             (None, true) => ask_tls()?,
             (None, false) => bail!("--tls: `acme`, `proxy` or `none` is required"),
         };
+        if tls == Tls::Acme && !host.is_public() {
+            bail!("--tls acme: no certificate is issued for {host}, which is not public; choose `proxy` or `none`");
+        }
         if tls == Tls::Acme && !args.agree_to_terms {
             let question = format!("Do you agree to the terms of service of Let's Encrypt ({TERMS})?");
             match asks {
