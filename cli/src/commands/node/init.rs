@@ -5,9 +5,9 @@ mod unit;
 
 use std::{
     env,
-    fs::DirBuilder,
+    fs::{self, DirBuilder},
     io::{self, BufRead as _, IsTerminal as _, Read as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf, absolute},
     time::SystemTime,
 };
@@ -250,7 +250,12 @@ impl Service {
         let is_root = geteuid().is_root();
         let is_installed = || UNIT_DIRS.iter().any(|dir| Path::new(dir).join(UNIT_FILE).exists());
         let is_default = args.config.as_ref().is_none_or(|file| file == Path::new(INSTALLED_CONFIG));
-        if is_root && is_default && args.join.is_some() && is_installed() {
+        // The unit's user, as whom root's `init` continues, too.
+        let owns_folder = || {
+            let folder = Path::new(INSTALLED_CONFIG).parent().and_then(|folder| fs::metadata(folder).ok());
+            folder.is_some_and(|folder| is_root || folder.uid() == geteuid().as_raw())
+        };
+        if is_default && owns_folder() && args.join.is_some() && is_installed() {
             Self::Installed
         } else if is_root {
             Self::None
@@ -325,7 +330,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = dir.path().join("node.toml");
         let text: String = text.lines().map(|line| change(line) + "\n").collect();
-        std::fs::write(&file, text).expect("a writable folder");
+        fs::write(&file, text).expect("a writable folder");
         let mut config: NodeConfig = load(&file, Environment::Ignored, &[]).expect("a valid template");
         assert_eq!(config.node.data_dir, dir.path().join(DATA_DIR));
         config.node.data_dir = NodeConfig::default().node.data_dir;
