@@ -66,7 +66,7 @@ pub(crate) struct InitArgs {
     #[arg(long, value_enum, requires = "join")]
     tls: Option<Tls>,
 
-    /// Agree to the terms of service of Let's Encrypt (https://letsencrypt.org/repository/), for --tls acme
+    /// Agree to the terms of service of Let's Encrypt, at letsencrypt.org/repository, for --tls acme
     #[arg(long, requires = "join")]
     agree_to_terms: bool,
 
