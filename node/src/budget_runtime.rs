@@ -63,9 +63,11 @@ pub(crate) async fn run(core: Arc<Core>, presence: Arc<Presence>) {
                 core.health.set_unfit(Unfit::Budget { until }, false);
                 presence.wake().await;
             } else if applied.is_none() && level < Level::Asleep {
-                presence.join();
+                presence.join().await;
             } else if let Some(status) = status.filter(|status| status.level == Level::Asleep) {
                 asleep_until = Some(status.open_at);
+                // The level may have been `Open`. Running allocations have until the end of the drain.
+                limit_relay(&core, Level::Reserve, is_rate_exceeded);
                 core.health.set_unfit(Unfit::Budget { until: status.open_at }, true);
                 presence.sleep(core.context.config.times.drain.min(MAX_DRAIN)).await;
             } else if core.membership.send(Event::RenewRecord).await.is_err() {

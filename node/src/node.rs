@@ -472,14 +472,34 @@ mod tests {
         answer
     }
 
+    async fn node_in(dir: &std::path::Path) -> Node {
+        let mut config = NodeConfig::default();
+        config.node.data_dir = dir.join("data");
+        config.client.listen = ([127, 0, 0, 1], 0).into();
+        config.federation.listen = ([127, 0, 0, 1], 0).into();
+        Node::spawn(config).await.expect("a node")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_stops_does_not_return_to_its_federation() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let node = node_in(dir.path()).await;
+        node.presence.leave(Duration::ZERO).await;
+        // The run of a node that returns is a later one.
+        let run = || node.core.members.own_record.load().epoch;
+        let before = run();
+        node.core.health.start_draining();
+        node.presence.wake().await;
+        // Its answer comes after the events before it.
+        crate::federation::registration::leave_members(&node.core).await;
+        assert_eq!(run(), before);
+        node.shutdown().await;
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_node_whose_essential_task_ends_reports_it_and_still_shuts_down() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut config = NodeConfig::default();
-        config.node.data_dir = dir.path().join("data");
-        config.client.listen = ([127, 0, 0, 1], 0).into();
-        config.federation.listen = ([127, 0, 0, 1], 0).into();
-        let node = Node::spawn(config).await.expect("a node");
+        let node = node_in(dir.path()).await;
         let response = health(&node).await;
         assert!(response.starts_with("HTTP/1.1 200"), "{response}");
         assert!(response.contains("access-control-allow-origin: *"), "a page may read it: {response}");

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chappe_discovery::registry::RegistryClient;
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use crate::{
     core::Core,
@@ -33,10 +33,12 @@ pub(crate) struct Presence {
     members_file: PathBuf,
     /// Whether clients can connect, if the node obtains its certificate itself.
     has_certificate: Option<watch::Receiver<bool>>,
+    /// Held while the node joins or leaves, across all steps, so that a stop during another change begins after it.
+    changing: AsyncMutex<()>,
     present: Mutex<Option<Present>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Present {
     /// Joins and registers. Ends before the node leaves.
     tasks: Tasks,
@@ -51,14 +53,19 @@ impl Presence {
         has_certificate: Option<watch::Receiver<bool>>,
     ) -> Self {
         let members_file = core.context.config.node.data_dir.join("members");
-        Self { core, registries, directory, members_file, has_certificate, present: Mutex::default() }
+        let (changing, present) = (AsyncMutex::default(), Mutex::default());
+        Self { core, registries, directory, members_file, has_certificate, changing, present }
     }
 
     /// Joins the federation in the background, unless the node stops.
-    pub(crate) fn join(&self) {
-        if self.core.health.is_draining() {
-            return;
+    pub(crate) async fn join(&self) {
+        let _changing = self.changing.lock().await;
+        if !self.core.health.is_draining() {
+            self.start();
         }
+    }
+
+    fn start(&self) {
         let core = &self.core;
         let tasks = core.context.tasks.sibling();
         let revocations_file = core.context.config.node.data_dir.join(revocations::FILE);
@@ -77,15 +84,22 @@ impl Presence {
     }
 
     /// Leaves the federation: asks the clients to connect elsewhere, gives them `drain` to do so, and sends members and
-    /// registries a signed leave. Does nothing if the node is not present.
+    /// registries a signed leave. If the node is leaving already, waits for that. Does nothing if the node is not present.
     pub(crate) async fn leave(&self, drain: Duration) {
+        let _changing = self.changing.lock().await;
+        self.end(drain).await;
+    }
+
+    async fn end(&self, drain: Duration) {
         let core = &self.core;
-        let Some(Present { tasks, registries }) = self.present().take() else { return };
+        // It stays present until its tasks have ended, so that `stop` finds them.
+        let Some(Present { tasks, registries }) = self.present().clone() else { return };
         if let Some(registries) = &registries {
             // Wait for a pending registration: the leave has to arrive after it.
             let _ = tokio::time::timeout(GOODBYE, registries.stop()).await;
         }
         tasks.cancel().await;
+        self.present().take();
         core.sessions.for_each(|session| {
             // A full queue ends the session.
             let _ = session.try_send(SessionEvent::GoingAway);
@@ -105,16 +119,21 @@ impl Presence {
 
     /// Leaves the federation, and stays unreachable for other nodes.
     pub(crate) async fn sleep(&self, drain: Duration) {
-        self.leave(drain).await;
+        let _changing = self.changing.lock().await;
+        self.end(drain).await;
         self.core.links.stop_accepting();
     }
 
-    /// Returns to the federation, in a new run.
+    /// Returns to the federation, in a new run, unless the node stops.
     pub(crate) async fn wake(&self) {
+        let _changing = self.changing.lock().await;
+        if self.core.health.is_draining() {
+            return;
+        }
         self.core.links.resume_accepting();
         // The membership task ends only with the node.
         let _ = self.core.membership.send(Event::Returned).await;
-        self.join();
+        self.start();
     }
 
     /// Waits until the clients have left and their media has ended, then closes the remaining sessions.
