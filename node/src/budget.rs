@@ -79,8 +79,18 @@ pub(crate) struct State {
     counted_at: Option<UnixTime>,
     /// The last month in which the node was awake, and since when.
     awake: Option<(Period, UnixTime)>,
-    /// The last month that the node did not end awake, and how long it was awake in it.
-    slept: Option<(Period, Duration)>,
+    /// The last month that the node did not end awake.
+    slept: Option<Slept>,
+}
+
+/// A month that the node did not end awake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slept {
+    period: Period,
+    /// How long the node was awake in it.
+    awake: Duration,
+    /// The budget that lasted so long. `None`: the present one.
+    monthly_bytes: Option<u64>,
 }
 
 impl Budget {
@@ -95,13 +105,22 @@ impl Budget {
         self.count(bytes, now);
         let period = self.calendar.period(now);
         let level = self.level(now);
-        if level < Level::Asleep && self.state.awake.is_none_or(|(awake, _)| awake != period) {
-            self.state.awake = Some((period, now));
-        } else if level == Level::Asleep
-            && let Some((_, since)) = self.state.awake.filter(|(awake, _)| *awake == period)
-            && self.state.slept.is_none_or(|(slept, _)| slept != period)
-        {
-            self.state.slept = Some((period, now.saturating_since(since)));
+        let slept = self.state.slept.filter(|slept| slept.period == period);
+        let awake = self.state.awake.filter(|(awake, _)| *awake == period);
+        match (level, slept, awake) {
+            (Level::Asleep, None, Some((_, since))) => {
+                let (awake, monthly_bytes) = (now.saturating_since(since), Some(self.monthly_bytes));
+                self.state.slept = Some(Slept { period, awake, monthly_bytes });
+            }
+            (Level::Asleep, ..) => {}
+            // The budget was raised. The time asleep does not count as awake.
+            (_, Some(slept), _) => {
+                let since = now.as_secs().saturating_sub(slept.awake.as_secs());
+                self.state.awake = Some((period, UnixTime::from_secs(since)));
+                self.state.slept = None;
+            }
+            (_, None, None) => self.state.awake = Some((period, now)),
+            (_, None, Some(_)) => {}
         }
         level
     }
@@ -154,44 +173,57 @@ impl Budget {
         if self.monthly_bytes == 0 {
             return Level::Open;
         }
-        let (used, monthly) = (u128::from(self.used(now)) * 100, u128::from(self.monthly_bytes));
-        let reaches = |percent: u64| used >= monthly * u128::from(percent);
-        if reaches(ASLEEP) || now < self.wake_at(self.calendar.period(now)) {
+        if self.is_used_up(now) || self.is_waiting(now) {
             Level::Asleep
-        } else if reaches(RESERVE) {
+        } else if self.reaches(RESERVE, now) {
             Level::Reserve
-        } else if reaches(NO_RELAY) {
+        } else if self.reaches(NO_RELAY, now) {
             Level::NoRelay
         } else {
             Level::Open
         }
     }
 
+    /// Whether the bytes of the month are used up. Otherwise, a node that sleeps waits for its turn in the month.
+    pub(crate) fn is_used_up(&self, now: UnixTime) -> bool {
+        self.monthly_bytes > 0 && self.reaches(ASLEEP, now)
+    }
+
+    fn reaches(&self, percent: u64, now: UnixTime) -> bool {
+        u128::from(self.used(now)) * 100 >= u128::from(self.monthly_bytes) * u128::from(percent)
+    }
+
+    /// Whether the node wakes later in this month. Once it was awake, a smaller budget does not make it wait again.
+    fn is_waiting(&self, now: UnixTime) -> bool {
+        let period = self.calendar.period(now);
+        now < self.wake_at(period) && self.state.awake.is_none_or(|(awake, _)| awake != period)
+    }
+
     /// When the node offers everything again: when it wakes, if it sleeps until later in this month, or else in the next one.
     pub(crate) fn open_at(&self, now: UnixTime) -> UnixTime {
         let period = self.calendar.period(now);
-        let this = self.wake_at(period);
-        if now < this { this } else { self.wake_at(period.next()) }
+        self.wake_at(if self.is_waiting(now) && !self.is_used_up(now) { period } else { period.next() })
     }
 
     /// When the node wakes in a period: at its start, unless it slept at the end of the one before. Then it expects to be awake
-    /// as long as in that one, and chooses a random time that leaves as much. All nodes together so serve the whole month, as
+    /// as long as in that one, or longer if the budget was raised, and chooses a random time that leaves as much. All nodes together so serve the whole month, as
     /// with Tor's `AccountingMax`.
     fn wake_at(&self, period: Period) -> UnixTime {
         let start = self.calendar.start(period);
-        let Some((slept, awake)) = self.state.slept else { return start };
-        if slept.next() != period {
-            return start;
-        }
-        let length = self.calendar.start(period.next()).saturating_since(start);
-        let window = length.saturating_sub(awake).as_secs();
+        let Some(slept) = self.state.slept.filter(|slept| slept.period.next() == period) else { return start };
+        let length = self.calendar.start(period.next()).saturating_since(start).as_secs();
+        let before = slept.monthly_bytes.unwrap_or(self.monthly_bytes).max(1);
+        let awake = u128::from(slept.awake.as_secs()) * u128::from(self.monthly_bytes.max(before)) / u128::from(before);
+        let window = length.saturating_sub(u64::try_from(awake).unwrap_or(u64::MAX));
         let mut hash = Sha256::new();
         hash.update(b"chappe: when a node wakes");
         hash.update(self.node.key().as_bytes());
         hash.update(start.as_secs().to_be_bytes());
         let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hash.finalize());
         let random = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        start + Duration::from_secs(random % (window + 1))
+        // Scaled, so that a larger budget never wakes the node later.
+        let offset = (u128::from(random) * (u128::from(window) + 1)) >> 64;
+        start + Duration::from_secs(u64::try_from(offset).unwrap_or(window))
     }
 
     /// What has to survive a restart.

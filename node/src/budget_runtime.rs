@@ -41,7 +41,7 @@ struct Told {
 pub(crate) async fn run(core: Arc<Core>, presence: Arc<Presence>) {
     let mut told = Told::default();
     let mut applied = None;
-    let mut asleep_until = None;
+    let mut asleep: Option<Unfit> = None;
     let mut is_rate_exceeded = false;
     let mut stored_at: Option<Instant> = None;
     let mut tick = interval(COUNT_EVERY);
@@ -54,27 +54,33 @@ pub(crate) async fn run(core: Arc<Core>, presence: Arc<Presence>) {
         }
         let status = core.budget.as_ref().map(|budget| budget.status(now));
         let level = status.map_or(Level::Open, |status| status.level);
+        let sleeps = status.filter(|status| status.level == Level::Asleep).map(reason_to_sleep);
         let has_relay = core.media_relay.as_ref().is_some_and(|relay| relay.is_offered());
         core.context.abilities.store(Arc::new(abilities_at(level, &core.context.config, has_relay)));
         let is_changed = applied != Some(level);
         if is_changed {
             log_change(applied, status);
-            if let Some(until) = asleep_until.take() {
-                core.health.set_unfit(Unfit::Budget { until }, false);
+            if let Some(reason) = asleep.take() {
+                core.health.set_unfit(reason, false);
                 presence.wake().await;
             } else if applied.is_none() && level < Level::Asleep {
                 presence.join().await;
-            } else if let Some(status) = status.filter(|status| status.level == Level::Asleep) {
-                asleep_until = Some(status.open_at);
+            } else if let Some(reason) = sleeps {
+                asleep = Some(reason);
                 // The level may have been `Open`. Running allocations have until the end of the drain.
                 limit_relay(&core, Level::Reserve, is_rate_exceeded);
-                core.health.set_unfit(Unfit::Budget { until: status.open_at }, true);
+                core.health.set_unfit(reason, true);
                 presence.sleep(core.context.config.times.drain.min(MAX_DRAIN)).await;
             } else if core.membership.send(Event::RenewRecord).await.is_err() {
                 return;
             }
             applied = Some(level);
-        } else if level == Level::Asleep {
+        } else if let Some(reason) = sleeps {
+            if let Some(former) = asleep.replace(reason).filter(|former| *former != reason) {
+                // A month has ended. The node stays unfit.
+                core.health.set_unfit(reason, true);
+                core.health.set_unfit(former, false);
+            }
             // New clients were told other nodes.
             core.sessions.for_each(|session| session.end(EndReason::GoingAway));
         }
@@ -96,6 +102,11 @@ pub(crate) async fn run(core: Arc<Core>, presence: Arc<Presence>) {
             stored_at = Some(Instant::now());
         }
     }
+}
+
+const fn reason_to_sleep(status: BudgetStatus) -> Unfit {
+    let until = status.open_at;
+    if status.is_used_up { Unfit::Budget { until } } else { Unfit::BudgetTurn { until } }
 }
 
 /// Counts the traffic since the last call.
@@ -129,7 +140,7 @@ fn limit_relay(core: &Core, level: Level, is_rate_exceeded: bool) {
 }
 
 fn log_change(before: Option<Level>, status: Option<BudgetStatus>) {
-    let Some(BudgetStatus { used, monthly_bytes, level, open_at, .. }) = status else { return };
+    let Some(BudgetStatus { used, monthly_bytes, level, is_used_up, open_at, .. }) = status else { return };
     if monthly_bytes == 0 {
         return;
     }
@@ -149,6 +160,10 @@ fn log_change(before: Option<Level>, status: Option<BudgetStatus>) {
             percent,
             until,
             "the budget of the month is nearly used up: in no public list until the date, and relaying no new media"
+        ),
+        Level::Asleep if !is_used_up => tracing::warn!(
+            until,
+            "the budget of the month before was used up: waiting for this node's turn in this month, until the date"
         ),
         Level::Asleep => tracing::warn!(
             used,
@@ -173,5 +188,25 @@ pub(crate) async fn store(core: &Core, cannot_store: &mut bool) {
         }
         // If the runtime stops, the next run continues with the kernel's counters.
         Ok(Ok(()) | Err(_)) | Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_waits_for_its_turn_does_not_say_that_this_months_budget_is_used_up() {
+        let reason = |is_used_up| {
+            let open_at = UnixTime::from_secs(1_796_083_200);
+            let level = Level::Asleep;
+            let status =
+                BudgetStatus { used: 0, monthly_bytes: 1000, level, is_used_up, open_at, is_rate_exceeded: false };
+            reason_to_sleep(status).to_string()
+        };
+        let (used_up, waits) = (reason(true), reason(false));
+        assert!(used_up.starts_with("the budget of the month is used up"), "{used_up}");
+        assert!(waits.contains("waits for its turn") && !waits.contains("is used up"), "{waits}");
+        assert!([used_up, waits].iter().all(|reason| reason.contains("until 2026-12-01T00:00:00Z")));
     }
 }

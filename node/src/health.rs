@@ -44,6 +44,16 @@ pub(crate) enum Unfit {
         /// When the node wakes.
         until: UnixTime,
     },
+    /// The budget of the month before was used up, so the node leaves the first part of this month to other nodes.
+    #[error(
+        "the budget of the month before was used up (budget.monthly_bytes): this node waits for its turn in this month, \
+         until {}",
+        rfc3339(*until)
+    )]
+    BudgetTurn {
+        /// When the node wakes.
+        until: UnixTime,
+    },
 }
 
 /// The node's condition as `/health` reports it.
@@ -99,7 +109,9 @@ impl Health {
             // A first start is no error, and the task of the certificate explains its failures.
             Unfit::Certificate if holds => tracing::info!("clients are sent elsewhere: {reason}"),
             // The operator has set it.
-            Unfit::Budget { .. } if holds => tracing::warn!("clients are sent elsewhere: {reason}"),
+            Unfit::Budget { .. } | Unfit::BudgetTurn { .. } if holds => {
+                tracing::warn!("clients are sent elsewhere: {reason}")
+            }
             _ if holds => tracing::error!("clients are sent elsewhere: {reason}"),
             _ => {}
         }
@@ -139,7 +151,11 @@ impl Health {
             (None, true) => "draining",
             (None, false) if unfit.is_empty() => "healthy",
             (None, false) if unfit.iter().all(|reason| *reason == Unfit::Certificate) => "no_certificate",
-            (None, false) if unfit.iter().all(|reason| matches!(reason, Unfit::Budget { .. })) => "budget",
+            (None, false)
+                if unfit.iter().all(|reason| matches!(reason, Unfit::Budget { .. } | Unfit::BudgetTurn { .. })) =>
+            {
+                "budget"
+            }
             (None, false) => "cut_off",
         };
         let failures = failure.iter().map(ToString::to_string);

@@ -6,7 +6,7 @@ use chappe_common::time::UnixTime;
 use chappe_discovery::private_file;
 use serde::{Deserialize, Serialize};
 
-use super::{State, meter::Meter};
+use super::{Slept, State, meter::Meter};
 
 /// The file's name in the data folder.
 pub(crate) const FILE: &str = "budget";
@@ -21,6 +21,8 @@ struct File {
     counted_at: Option<UnixTime>,
     awake: Option<(String, UnixTime)>,
     slept: Option<(String, Duration)>,
+    /// Missing in older files.
+    slept_monthly_bytes: Option<u64>,
     counters: Meter,
 }
 
@@ -41,14 +43,15 @@ pub(crate) fn load(path: &Path) -> (State, Meter) {
 }
 
 fn parse(text: &[u8]) -> Option<(State, Meter)> {
-    let File { bytes, counted_at, awake, slept, counters } = serde_json::from_slice(text).ok()?;
+    let File { bytes, counted_at, awake, slept, slept_monthly_bytes: monthly_bytes, counters } =
+        serde_json::from_slice(text).ok()?;
     let bytes = bytes.into_iter().map(|(period, bytes)| Some((period.parse().ok()?, bytes))).collect::<Option<_>>()?;
     let awake = match awake {
         Some((period, since)) => Some((period.parse().ok()?, since)),
         None => None,
     };
     let slept = match slept {
-        Some((period, awake)) => Some((period.parse().ok()?, awake)),
+        Some((period, awake)) => Some(Slept { period: period.parse().ok()?, awake, monthly_bytes }),
         None => None,
     };
     Some((State { bytes, counted_at, awake, slept }, counters))
@@ -64,7 +67,8 @@ pub(crate) fn store(path: &Path, state: &State, counters: &Meter) -> io::Result<
         bytes: bytes.iter().map(|(period, bytes)| (period.to_string(), *bytes)).collect(),
         counted_at: *counted_at,
         awake: awake.map(|(period, since)| (period.to_string(), since)),
-        slept: slept.map(|(period, awake)| (period.to_string(), awake)),
+        slept: slept.map(|slept| (slept.period.to_string(), slept.awake)),
+        slept_monthly_bytes: slept.and_then(|slept| slept.monthly_bytes),
         counters: counters.clone(),
     };
     let text = serde_json::to_string(&file).map_err(io::Error::other)? + "\n";
@@ -87,7 +91,7 @@ mod tests {
             bytes: BTreeMap::from([(period, 123)]),
             counted_at: Some(UnixTime::from_secs(1_796_000_000)),
             awake: Some((period, UnixTime::from_secs(1_795_000_000))),
-            slept: Some((period, Duration::from_secs(7))),
+            slept: Some(Slept { period, awake: Duration::from_secs(7), monthly_bytes: Some(1000) }),
         };
         (state, meter)
     }
@@ -100,6 +104,12 @@ mod tests {
         let (state, meter) = example();
         store(&path, &state, &meter).expect("a writable folder");
         assert_eq!(load(&path), (state, meter));
+        let older = serde_json::json!({
+            "bytes": {}, "counted_at": null, "awake": null, "slept": ["2026-11", { "secs": 7, "nanos": 0 }],
+            "counters": Meter::default(),
+        });
+        let slept = parse(older.to_string().as_bytes()).and_then(|(state, _)| state.slept);
+        assert_eq!(slept.map(|slept| (slept.awake, slept.monthly_bytes)), Some((Duration::from_secs(7), None)));
         std::fs::write(&path, vec![b' '; 20_000]).expect("a writable folder");
         assert_eq!(load(&path), Default::default(), "too long");
     }

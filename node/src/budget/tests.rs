@@ -67,6 +67,60 @@ fn a_node_that_slept_wakes_within_the_window_and_at_another_time_than_others() {
 }
 
 #[test]
+fn a_larger_budget_wakes_a_waiting_node_earlier_and_a_smaller_one_does_not_send_it_back() {
+    for node in 1..=40 {
+        let mut slept = of_node(node, 1000, State::default());
+        slept.handle_usage(0, at(DECEMBER));
+        slept.handle_usage(1000, at(DECEMBER + 5 * DAY));
+        let mut waiting = of_node(node, 1000, slept.state().clone());
+        waiting.handle_usage(0, at(JANUARY));
+        let wakes = [500, 1000, 2000, 5000, 1_000_000].map(|monthly_bytes| {
+            let budget = of_node(node, monthly_bytes, waiting.state().clone());
+            assert!(!budget.is_used_up(at(JANUARY)), "it only waits for its turn");
+            budget.wake_at(budget.calendar.period(at(JANUARY))).as_secs()
+        });
+        assert_eq!(wakes[0], wakes[1]);
+        assert!(wakes.is_sorted_by(|one, next| one >= next), "{wakes:?}");
+        assert!(wakes[3] <= JANUARY + 6 * DAY, "5 days of 1000 are 25 of 5000: {wakes:?}");
+        assert_eq!(wakes[4], JANUARY);
+        let now = JANUARY + DAY;
+        let mut raised = of_node(node, 1_000_000, waiting.state().clone());
+        assert_eq!(raised.handle_usage(0, at(now)), Level::Open);
+        let mut lowered = of_node(node, 1000, raised.state().clone());
+        assert_eq!(lowered.handle_usage(900, at(now + 60)), Level::NoRelay, "it was awake in this month");
+    }
+}
+
+#[test]
+fn a_node_that_a_larger_budget_wakes_continues_at_the_start_of_the_next_month() {
+    let mut slept = budget(1000);
+    slept.handle_usage(0, at(DECEMBER));
+    assert_eq!(slept.handle_usage(1000, at(DECEMBER + 5 * DAY)), Level::Asleep);
+    assert!(slept.is_used_up(at(DECEMBER + 5 * DAY)));
+    let mut raised = of_node(1, 2000, slept.state().clone());
+    assert_eq!(raised.handle_usage(0, at(DECEMBER + 10 * DAY)), Level::Open);
+    assert_eq!(raised.open_at(at(DECEMBER + 10 * DAY)), at(JANUARY));
+    // It was awake for five days, and now for fifteen more.
+    let mut again = raised.clone();
+    assert_eq!(again.handle_usage(1000, at(DECEMBER + 25 * DAY)), Level::Asleep);
+    assert_eq!(again.state().slept.map(|slept| slept.awake), Some(Duration::from_secs(20 * DAY)));
+    assert_eq!(raised.handle_usage(0, at(JANUARY)), Level::Open);
+}
+
+#[test]
+fn a_node_whose_bytes_are_used_up_while_it_waits_sleeps_until_the_next_month() {
+    let mut budget = budget(1000);
+    budget.handle_usage(0, at(DECEMBER));
+    budget.handle_usage(1000, at(DECEMBER + DAY));
+    assert_eq!(budget.handle_usage(0, at(JANUARY)), Level::Asleep);
+    assert!(!budget.is_used_up(at(JANUARY)) && budget.open_at(at(JANUARY)) < at(FEBRUARY));
+    // By other programs.
+    assert_eq!(budget.handle_usage(1000, at(JANUARY + 60)), Level::Asleep);
+    assert!(budget.is_used_up(at(JANUARY + 60)));
+    assert_eq!(budget.open_at(at(JANUARY + 60)), at(FEBRUARY));
+}
+
+#[test]
 fn a_node_that_did_not_sleep_continues_at_the_start_of_a_month() {
     let mut budget = budget(1000);
     assert_eq!(budget.handle_usage(970, at(JANUARY - 10)), Level::Reserve);

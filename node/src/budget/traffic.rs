@@ -40,6 +40,8 @@ pub(crate) struct BudgetStatus {
     pub(crate) used: u64,
     pub(crate) monthly_bytes: u64,
     pub(crate) level: Level,
+    /// Whether the bytes of the month are used up. A node that sleeps otherwise waits for its turn.
+    pub(crate) is_used_up: bool,
     /// When the node will offer everything again.
     pub(crate) open_at: UnixTime,
     /// Whether the rate is exceeded for long.
@@ -99,6 +101,7 @@ impl TrafficBudget {
             used: budget.used(now),
             monthly_bytes: budget.monthly_bytes(),
             level: budget.level(now),
+            is_used_up: budget.is_used_up(now),
             open_at: budget.open_at(now),
         }
     }
