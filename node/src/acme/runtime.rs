@@ -147,11 +147,15 @@ impl Acme {
     /// Sets whether the node has a valid certificate.
     pub(crate) fn update_fitness(&self, core: &Core) {
         let now = self.issuer.clock.now();
-        let is_valid = self.certificate.as_ref().is_some_and(|certificate| certificate.validity.contains(now));
+        let is_valid = self.has_valid_certificate(now);
         core.health.set_unfit(Unfit::Certificate, !is_valid);
         if is_valid {
             self.has_certificate.send_replace(true);
         }
+    }
+
+    fn has_valid_certificate(&self, now: UnixTime) -> bool {
+        self.certificate.as_ref().is_some_and(|certificate| certificate.validity.contains(now))
     }
 
     /// Orders and renews the certificate until the task is cancelled.
@@ -203,11 +207,16 @@ impl Acme {
         }
     }
 
-    /// Serves a certificate that was obtained, and stores it.
+    /// Serves a certificate that was obtained, and stores it. One that is not valid now does not replace one that is.
     async fn take(&mut self, obtained: Result<(StoredCertificate, Usable), OrderError>) -> Result<(), OrderError> {
         let (stored, Usable { certified, validity }) = obtained?;
-        self.tls.set_certificate(certified).map_err(UnusableError::from)?;
         let now = self.issuer.clock.now();
+        if !validity.contains(now) && self.has_valid_certificate(now) {
+            // The next attempt would obtain the same certificate from this order.
+            self.issuer.on_disk(Store::remove_order).await.map_err(OrderError::Store)?;
+            return Err(OrderError::Clock);
+        }
+        self.tls.set_certificate(certified).map_err(UnusableError::from)?;
         self.certificate = Some(Certificate { stored, validity, store_at: Some(now), has_failed: false });
         self.store_again().await;
         if !validity.contains(now) {
@@ -333,7 +342,10 @@ fn rfc3339(time: UnixTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{schedule::Renewal, store::PendingOrder},
+        *,
+    };
 
     #[derive(Debug, thiserror::Error)]
     #[error("it has failed")]
@@ -350,5 +362,61 @@ mod tests {
             "it has failed: API error: a\\u{1b}[2J\\nb\\u{202e} (urn:x)"
         );
         assert_eq!(with("é".repeat(100_000)).len(), MAX_REASON);
+    }
+
+    const URL: &str = "wss://relay.example";
+
+    /// A certificate that is valid from and until these days from now.
+    fn certificate(days: [i64; 2], clock: &Clock) -> (StoredCertificate, Usable) {
+        let identifiers =
+            Identifiers::of_urls(&[URL.to_owned()], NodeConfig::default().client.acme.challenge).list().to_vec();
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(["relay.example".to_owned()]).expect("a name");
+        let now = i64::try_from(clock.now().as_secs()).expect("a time");
+        let at = |day| time::OffsetDateTime::from_unix_timestamp(now + day * 24 * 3600).expect("a time");
+        [params.not_before, params.not_after] = days.map(at);
+        let chain = params.self_signed(&key).expect("a certificate").pem();
+        let key = hex::encode(key.serialize_der());
+        let usable = Usable::parse(&chain, &key).expect("it can be served");
+        let renewal = Renewal::new(usable.validity, clock.now(), 0.5);
+        (StoredCertificate { identifiers, profile: None, chain, key, renewal }, usable)
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_not_valid_does_not_replace_one_that_is() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut config = NodeConfig::default();
+        config.node.data_dir = dir.path().to_owned();
+        config.client.urls = vec![URL.to_owned()];
+        config.client.acme.enabled = true;
+        let clock = Clock::default();
+        let store = Store::new(dir.path(), config.client.acme.directory_url());
+        let load = || Acme::load(&config, clock.clone()).expect("a configuration").expect("it is on");
+        let (expired, expired_usable) = certificate([-20, -10], &clock);
+        // With none, or another that is not valid, it is better than nothing: the clock may be wrong.
+        let mut acme = load();
+        for _ in 0..2 {
+            let (stored, usable) = certificate([10, 20], &clock);
+            assert!(matches!(acme.take(Ok((stored.clone(), usable))).await, Err(OrderError::Clock)));
+            assert!(store.certificate() == Some(stored));
+        }
+        let (valid, usable) = certificate([-10, 10], &clock);
+        let validity = usable.validity;
+        acme.take(Ok((valid.clone(), usable))).await.expect("it is valid");
+        for (stored, usable) in [(expired, expired_usable), certificate([10, 20], &clock)] {
+            let order = PendingOrder {
+                identifiers: stored.identifiers.clone(),
+                profile: None,
+                url: "https://ca.example/order/1".to_owned(),
+                key: stored.key.clone(),
+            };
+            store.store_order(&order).expect("a writable folder");
+            assert!(matches!(acme.take(Ok((stored, usable))).await, Err(OrderError::Clock)));
+            assert!(acme.has_valid_certificate(clock.now()));
+            assert_eq!(acme.tls.validity(), Some(validity), "it is still served");
+            assert!(store.certificate() == Some(valid.clone()) && store.order().is_none());
+        }
+        // Also after a restart.
+        assert_eq!(load().tls.validity(), Some(validity));
     }
 }
