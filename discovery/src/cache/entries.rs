@@ -21,7 +21,7 @@ use crate::{
 pub const MAX_ENTRIES: usize = 256;
 const _: () = assert!(MAX_ENTRIES <= MAX_NODES);
 /// How long a node is kept after it was last listed or last proved its key. Servers rarely keep an address for longer
-/// than that.
+/// than that. Without its URLs, a node is kept as long after its last dial: its silence then limits the dials of others' URLs.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Number of nodes that are never evicted: those that proved their keys last, however long ago.
 const PINNED: usize = 8;
@@ -140,7 +140,15 @@ impl NodeEntries {
             }
         }
         let pinned = self.pinned_nodes();
-        self.0.retain(|node, entry| pinned.contains(node) || entry.is_current(now));
+        self.0.retain(|node, entry| {
+            if pinned.contains(node) || entry.is_current(now) {
+                return true;
+            }
+            // A contact or a link may still name it, and its silence must not begin again.
+            entry.urls.clear();
+            entry.record = None;
+            entry.dialled_at + MAX_AGE > now
+        });
         self.evict_excess();
     }
 
@@ -346,22 +354,30 @@ mod tests {
         assert_eq!(one.0[&node(2)].proven_at, Some(day(1)));
     }
 
-    /// The dials of a node on each of ten days after it was last listed, by a client that searches every five minutes in vain.
-    fn dials_after(is_listed: bool, proven: bool, sources: &[SourceKind]) -> [usize; 10] {
+    /// The dials of a node on each of 75 days after it was last listed, by a client that searches every five minutes in vain.
+    /// Another node is listed daily, and eight others prove their keys, so that this one is not pinned.
+    fn dials_after(is_listed: bool, proven: bool, sources: &[SourceKind]) -> [usize; 75] {
         let mut entries = NodeEntries::default();
+        let gone = listed(1, 1);
         if is_listed {
             entries.learn(&[listed(1, 1)], &[], NOW);
         }
         if proven {
             entries.record_proof(node(1), &listed(1, 1), NOW);
         }
-        let mut days = [0; 10];
-        for minute in (0..10 * 24 * 60).step_by(5) {
+        let mut days = [0; 75];
+        for minute in (0..75 * 24 * 60).step_by(5) {
             let now = NOW + Duration::from_secs(minute * 60);
-            let cached = entries.candidates(now);
-            let others = sources.iter().map(|source| Candidate { source: *source, ..listed(1, 1) });
+            if minute % (24 * 60) == 0 {
+                for n in 10..10 + u16::try_from(PINNED).expect("small") {
+                    entries.record_proof(node(n), &listed(n, 3), now);
+                }
+                entries.learn(&[listed(2, 2)], &[], now);
+            }
+            let cached = entries.candidates(now).into_iter().filter(|candidate| candidate.node == gone.node);
+            let others = sources.iter().map(|source| Candidate { source: *source, ..gone.clone() });
             // One dial for each node and URL, as the race does it.
-            let due = cached.into_iter().chain(others).find(|candidate| entries.is_due(candidate, now));
+            let due = cached.chain(others).find(|candidate| entries.is_due(candidate, now));
             let Some(candidate) = due else { continue };
             entries.record_dial(&candidate, now);
             // Most dials of a machine that is gone are abandoned. Some fail.
@@ -382,8 +398,22 @@ mod tests {
             let days = dials_after(is_listed, proven, sources);
             println!("listed: {is_listed}, proven: {proven}, also named by {sources:?}: {days:?}");
             assert!(days[..7].iter().all(|dials| *dials == 288), "it may be back soon: {days:?}");
-            assert!(days[7..].iter().all(|dials| (1..=4).contains(dials)), "{days:?}");
+            assert!(days[7..].iter().all(|dials| *dials <= 4), "{days:?}");
+            assert!(days[7..29].iter().all(|dials| *dials > 0), "it may be back: {days:?}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_neither_listed_nor_dialled_for_a_month_is_forgotten() {
+        let mut entries = NodeEntries::default();
+        for n in 0..10 {
+            entries.learn(&[listed(n, 1)], &[], NOW);
+        }
+        entries.record_dial(&listed(1, 1), day(25));
+        entries.learn(&[listed(100, 100)], &[], day(31));
+        assert_eq!((entries.0.len(), entries.len()), (2, 1), "the dialled one has no URL any more");
+        entries.learn(&[listed(100, 100)], &[], day(56));
+        assert_eq!(entries.0.len(), 1);
     }
 
     #[test]
