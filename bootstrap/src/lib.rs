@@ -3,6 +3,7 @@
 //! A node sends its signed record. The registry dials the node, makes it prove its key, stores the record and lists the
 //! node. Only signed requests change the state, and a success response means that the change is on disk.
 
+pub mod backup;
 mod beacon;
 mod config;
 mod dial;
@@ -33,5 +34,5 @@ pub use crate::{
         FederationSection, HttpSection, LimitsSection, ProbingSection, StorageSection, TimesSection,
     },
     service::{Bootstrap, StartError},
-    storage::{ConnectError, DatabaseError, OpenError, StoreError},
+    storage::{ConnectError, DatabaseError, OpenError, SnapshotError, StoreError},
 };

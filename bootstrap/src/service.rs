@@ -288,7 +288,8 @@ async fn drop_inactive(app: Arc<AppState>, stop: CancellationToken) {
     }
 }
 
-fn load_online_key(config: &BootstrapConfig) -> Result<OnlineKey, StartError> {
+/// The online key and its delegation, checked against the configuration and the clock.
+pub(crate) fn load_online_key(config: &BootstrapConfig) -> Result<OnlineKey, StartError> {
     let federation = &config.federation;
     let key = load_secret_key(&federation.online_key)?;
     let delegation = load_delegation(&federation.delegation)?;

@@ -7,6 +7,7 @@
 mod embedded;
 mod entry;
 mod postgres;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,8 @@ pub(crate) use embedded::Embedded;
 pub use embedded::OpenError;
 pub(crate) use postgres::Postgres;
 pub use postgres::{ConnectError, DatabaseError};
+pub use snapshot::SnapshotError;
+pub(crate) use snapshot::{MAX_SNAPSHOT, Snapshot, read as read_snapshot};
 
 /// The version of the state, which each commit increments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

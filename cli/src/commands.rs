@@ -8,6 +8,7 @@ mod doctor;
 mod init;
 mod listen;
 mod node;
+mod owner;
 mod pair;
 mod up;
 

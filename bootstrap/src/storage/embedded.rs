@@ -2,6 +2,8 @@
 //!
 //! After a failed read or write, redb's handle cannot be used any more, even if the disk recovers. So the handle is
 //! closed and the file is opened again, with growing delays while that fails.
+//!
+//! A copy for backups is beside it, because no other process can read the store while it is open.
 
 use std::{
     fs,
@@ -15,12 +17,14 @@ use chappe_common::{
     private_dir::{self, DirError},
     time::UnixTime,
 };
+use chappe_discovery::private_file;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use super::{
     CommitError, ReadError, SignedDirectory, Store, StoreUpdate, Version,
     entry::{EntryKind, StoreEntry},
+    snapshot::{Snapshot, SnapshotFile},
 };
 use crate::rules::Change;
 
@@ -65,6 +69,7 @@ pub(crate) struct Embedded {
     version: Version,
     /// Delay before the store is opened again after the next failure.
     reopen_delay: Duration,
+    snapshot: SnapshotFile,
 }
 
 enum Handle {
@@ -82,7 +87,38 @@ impl Embedded {
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
         private_dir::prepare(dir)?;
         let handle = Handle::Open(Arc::new(open(dir)?));
-        Ok(Self { dir: dir.to_owned(), handle, version: Version(1), reopen_delay: FIRST_DELAY })
+        let snapshot = SnapshotFile::new(dir);
+        Ok(Self { dir: dir.to_owned(), handle, version: Version(1), reopen_delay: FIRST_DELAY, snapshot })
+    }
+
+    /// Creates a store in `dir` with the content of a snapshot. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The folder or the file cannot be used, or there is a store already.
+    pub(crate) fn restore(dir: &Path, snapshot: &Snapshot) -> Result<(), OpenError> {
+        private_dir::prepare(dir)?;
+        let path = dir.join(FILE);
+        let failed = |source| OpenError::File { path: path.clone(), source: Box::new(source) };
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(failed(std::io::Error::from(std::io::ErrorKind::AlreadyExists).into()));
+        }
+        let database = open(dir)?;
+        write(&database, &snapshot.entries(), snapshot.head().as_ref()).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Writes the copy for backups if it is due. A failure concerns only that copy.
+    async fn update_snapshot(&mut self, changes: &[Change]) {
+        if !self.snapshot.is_due(changes, Instant::now()) {
+            return;
+        }
+        let Handle::Open(database) = &self.handle else { return };
+        let (database, path) = (Arc::clone(database), self.snapshot.path());
+        let written = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+            Ok(private_file::write_own(&path, &read_snapshot(&database)?.encode())?)
+        });
+        let result = written.await.unwrap_or_else(|error| Err(error.into()));
+        self.snapshot.record(result, Instant::now());
     }
 
     /// The open database. Opens it again after a failure.
@@ -172,6 +208,21 @@ fn read(database: &Database) -> Result<StoreUpdate, redb::Error> {
     Ok(update)
 }
 
+fn read_snapshot(database: &Database) -> Result<Snapshot, redb::Error> {
+    let transaction = database.begin_read()?;
+    let head = transaction.open_table(HEAD)?.get(0)?.map(|row| {
+        let (seq, issued_at, expires_at, bundle) = row.value();
+        (seq, issued_at, expires_at, Bytes::copy_from_slice(bundle))
+    });
+    let mut entries = Vec::new();
+    for row in transaction.open_table(ENTRIES)?.iter()? {
+        let (key, body) = row?;
+        let (kind, node) = key.value();
+        entries.push((kind, node, Bytes::copy_from_slice(body.value())));
+    }
+    Ok(Snapshot::new(head, entries))
+}
+
 /// Returns `false` and stores nothing if the directory is not newer than the last one.
 fn write(database: &Database, entries: &[StoreEntry], head: Option<&SignedDirectory>) -> Result<bool, redb::Error> {
     let mut transaction = database.begin_write()?;
@@ -230,6 +281,7 @@ impl Store for Embedded {
             match self.with_database(move |database| write(database, &entries, head.as_ref())).await {
                 Ok(true) => {
                     self.reopen_delay = FIRST_DELAY;
+                    self.update_snapshot(changes).await;
                     Ok(self.version)
                 }
                 Ok(false) => Err(CommitError::Failed("the directory is not newer than the stored one".into())),

@@ -1,5 +1,6 @@
 //! `chappe bootstrap run`, `init` and `delegate`. The other subcommands have their own files.
 
+mod backup;
 mod beacon;
 mod join_link;
 mod publish;
@@ -45,6 +46,10 @@ pub(crate) enum BootstrapCommand {
     Remove(removal::RemoveArgs),
     /// Revoke a removal, so that the node can register again
     Restore(removal::NodeRemovalArgs),
+    /// Write a backup of the registry, which may be running: config, online key, and what it has stored
+    Backup(backup::BackupArgs),
+    /// Create a registry from a backup; existing files are not overwritten
+    RestoreBackup(backup::RestoreBackupArgs),
 }
 
 #[derive(Args, Debug)]
@@ -121,6 +126,8 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
         BootstrapCommand::Publish(args) => publish::run(&args, output).await,
         BootstrapCommand::Remove(args) => removal::remove(&args, output).await,
         BootstrapCommand::Restore(args) => removal::restore(&args, output).await,
+        BootstrapCommand::Backup(args) => backup::write(&args, output),
+        BootstrapCommand::RestoreBackup(args) => backup::restore(&args, output),
     }
 }
 

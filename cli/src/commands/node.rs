@@ -4,7 +4,6 @@ mod check;
 mod doctor;
 mod init;
 mod invite;
-mod owner;
 mod run;
 
 use std::net::SocketAddr;

@@ -96,6 +96,7 @@ async fn send_removal(args: &NodeRemovalArgs, until: UnixTime, event: &'static s
                 "the key may not remove nodes there; use a root's key with --key".to_owned()
             }
             Err(SourceError::Status(409)) => "a later removal or restoration of this node is known there".to_owned(),
+            Err(SourceError::Status(500)) => "the registry could not store it; its log has the reason".to_owned(),
             Err(error) => error.to_string(),
         };
         tracing::error!("{}: {reason}", endpoint.url);

@@ -10,8 +10,12 @@ use clap::Args;
 use serde::Serialize;
 
 use self::finding::{Finding, Level};
-use super::{KEY_FILE, owner};
-use crate::{commands::daemon::DaemonArgs, network::ResolverArgs, output::Output};
+use super::KEY_FILE;
+use crate::{
+    commands::{daemon::DaemonArgs, owner::continue_as_owner},
+    network::ResolverArgs,
+    output::Output,
+};
 
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
@@ -31,14 +35,14 @@ struct Verdict {
 }
 
 pub(super) async fn run(args: &CheckArgs, output: Output) -> Result<()> {
-    if let Some(error) = owner::continue_as_owner(args.node_config.file()) {
+    if let Some(error) = continue_as_owner(args.node_config.file()) {
         return Err(error);
     }
     // An invalid config ends the command: its error names the file and the key.
     let config: NodeConfig = args.node_config.load()?;
     config.check()?;
     // As the daemon's user, who may not be the owner of the config.
-    if let Some(error) = owner::continue_as_owner(&config.node.data_dir.join(KEY_FILE)) {
+    if let Some(error) = continue_as_owner(&config.node.data_dir.join(KEY_FILE)) {
         return Err(error);
     }
     let mut findings = vec![Finding::fine("config", "all keys are valid")];

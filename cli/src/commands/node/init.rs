@@ -25,9 +25,12 @@ use rustix::process::geteuid;
 use serde::Serialize;
 
 use self::answers::{Answers, Tls};
-use super::{KEY_FILE, owner};
+use super::KEY_FILE;
 use crate::{
-    commands::init::{create, refuse_existing, toml_list},
+    commands::{
+        init::{create, refuse_existing, toml_list},
+        owner::continue_as_owner,
+    },
     config::check_text,
     output::Output,
 };
@@ -141,7 +144,7 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<()> {
     let service = Service::of(args);
     let config = config_file(args, service);
     // Before standard input is read.
-    if let Some(error) = owner::continue_as_owner(&config) {
+    if let Some(error) = continue_as_owner(&config) {
         return Err(error);
     }
     let link = args.join.as_deref().map(read_link).transpose().context("--join")?;

@@ -14,7 +14,7 @@ use rustix::process::geteuid;
 /// Runs this command again as the owner of the folder of `file`, or of the nearest folder above that exists, if root runs it
 /// and that folder belongs to another user: that user could replace files while root reads or writes them. Returns only if that
 /// is not necessary (`None`) or has failed.
-pub(super) fn continue_as_owner(file: &Path) -> Option<Error> {
+pub(crate) fn continue_as_owner(file: &Path) -> Option<Error> {
     let file = path::absolute(file).ok()?;
     let (folder, owner) = file.ancestors().skip(1).find_map(|folder| Some((folder, fs::metadata(folder).ok()?)))?;
     if !geteuid().is_root() || owner.uid() == 0 {
