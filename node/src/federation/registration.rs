@@ -99,7 +99,9 @@ impl Registries {
                     false
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot reach the registry");
+                    // With its causes: the outermost error has only the URL.
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "cannot reach the registry");
                     false
                 }
             };
