@@ -172,6 +172,11 @@ impl Tls {
         Validity::of_chain(&self.served().certificates.own.as_ref()?.cert)
     }
 
+    /// Whether the current certificate has expired.
+    fn has_expired(&self, now: UnixTime) -> bool {
+        self.validity().is_some_and(|validity| validity.expires_at <= now)
+    }
+
     fn change(&self, change: impl FnOnce(&mut Certificates)) -> Result<(), rustls::Error> {
         let mut served = self.served();
         let mut certificates = served.certificates.clone();
@@ -184,13 +189,19 @@ impl Tls {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reloads the files after each change. Never returns.
+    /// Reloads the files after each change, and warns once if their certificate has expired. Never returns.
     pub(crate) async fn watch(self: Arc<Self>, every: Duration) {
         let Some(mut files) = self.files() else { return std::future::pending().await };
         let mut seen = file_stamps(&files).await;
         let mut tick = tokio::time::interval(every);
+        let mut was_expired = false;
         loop {
             tick.tick().await;
+            let is_expired = self.has_expired(SystemTime::now().into());
+            if is_expired && !was_expired {
+                tracing::error!("the certificate in client.tls_cert has expired, and clients refuse it: renew it");
+            }
+            was_expired = is_expired;
             files = self.files().unwrap_or(files);
             let stamps = file_stamps(&files).await;
             if stamps == seen {
@@ -389,5 +400,15 @@ mod tests {
             () = changing => {}
             () = watching => panic!("`watch` never returns"),
         }
+    }
+
+    #[test]
+    fn a_certificate_expires_at_the_end_of_its_validity() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let [cert, key] = generate();
+        let [cert, key] = write(dir.path(), ["cert", "key"], [&cert, &key]);
+        let tls = Tls::load(&cert, &key).expect("a certificate");
+        let end = tls.validity().expect("its validity").expires_at;
+        assert!(tls.has_expired(end) && !tls.has_expired(UnixTime::from_secs(end.as_secs() - 1)));
     }
 }
