@@ -133,6 +133,21 @@ mod tests {
     }
 
     #[test]
+    fn every_command_of_the_runbook_is_one() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operating");
+        let pages = std::fs::read_dir(folder).expect("the runbook").map(|entry| entry.expect("a page").path());
+        let texts = pages.map(|page| std::fs::read_to_string(page).expect("a page"));
+        let lines: Vec<_> = texts.flat_map(|text| command_lines(&text)).collect();
+        let commands: Vec<_> = lines.iter().filter(|line| line.first().is_some_and(|word| word == "chappe")).collect();
+        assert!(commands.len() >= 7, "only {} commands were found", commands.len());
+        for line in commands {
+            if let Err(error) = Cli::try_parse_from(line) {
+                panic!("{line:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn every_key_of_a_node_is_in_the_operators_page() {
         let rows = OPERATING.lines().filter(|line| line.starts_with("| `"));
         let listed: Vec<&str> = rows.filter_map(|row| row.split(" | ").next()).collect();
