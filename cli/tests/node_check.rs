@@ -100,7 +100,7 @@ fn each_mistake_is_found_with_its_key() {
     has(&findings, "config file warning: other users may read it", "");
     has(&findings, "DNS problem: node.invalid: ", "");
     has(&findings, "files problem: client.page: cannot read /nonexistent/chappe.html", "");
-    has(&findings, "certificate problem: client.tls_cert ", "node.toml");
+    has(&findings, "certificate problem: ", "client.tls_cert");
     has(&findings, "registry problem: http://127.0.0.1:1: ", "");
 }
 
