@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_common::{server_url::check_host, special};
 use clap::ValueEnum;
 
-use super::{InitArgs, toml_text};
+use super::{InitArgs, content::toml_text};
 
 /// Maximal length of a line that is read.
 const MAX_LINE: u64 = 512;
