@@ -374,11 +374,12 @@ async fn a_client_stays_after_a_temporary_refusal_of_a_renewal_and_leaves_after_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_leaves_at_once_where_one_of_its_new_inboxes_is_refused_for_now() {
+async fn a_client_leaves_at_once_where_its_only_contact_s_new_inboxes_are_refused_for_now() {
     let (federation, leading) = altered(|client| {
         move |answer: &mut Value| {
             if client == 0 && answer["type"] == "attached" {
-                answer["rejected"] = json!([{"index": 0, "code": "rate_limited"}]);
+                // Around midnight, the inboxes of two days are attached.
+                answer["rejected"] = json!([0, 1].map(|index| json!({"index": index, "code": "rate_limited"})));
             }
         }
     })
