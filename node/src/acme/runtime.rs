@@ -21,7 +21,7 @@ use super::{
     usable::{UnusableError, Usable},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, rfc3339},
     config::NodeConfig,
     core::Core,
     health::Unfit,
@@ -108,7 +108,6 @@ impl Acme {
         let certificate = match certificate {
             Some((stored, Usable { certified, validity })) => {
                 tls.set_certificate(certified)?;
-                tracing::info!(valid_until = rfc3339(validity.expires_at), "serving the stored certificate");
                 Some(Certificate { stored, validity, store_at: None, has_failed: false })
             }
             None => None,
@@ -160,6 +159,9 @@ impl Acme {
 
     /// Orders and renews the certificate until the task is cancelled.
     pub(crate) async fn run(mut self, core: Arc<Core>) {
+        if let Some(certificate) = &self.certificate {
+            tracing::info!(valid_until = rfc3339(certificate.validity.expires_at), "serving the stored certificate");
+        }
         loop {
             self.update_fitness(&core);
             let now = self.issuer.clock.now();
@@ -332,12 +334,6 @@ fn reason(error: &(dyn Error + 'static)) -> String {
     let mut text = Escaped(&texts.join(": ")).to_string();
     text.truncate(text.floor_char_boundary(MAX_REASON));
     text
-}
-
-fn rfc3339(time: UnixTime) -> String {
-    use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-    let time = i64::try_from(time.as_secs()).ok().and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok());
-    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

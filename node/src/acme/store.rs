@@ -49,7 +49,7 @@ pub(crate) struct PendingOrder {
     pub(crate) identifiers: Vec<Identifier>,
     pub(crate) profile: Option<String>,
     pub(crate) url: String,
-    /// The private key of the certificate, as PEM.
+    /// The private key of the certificate: PKCS #8, as hexadecimal digits.
     pub(crate) key: String,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct StoredCertificate {
     pub(crate) profile: Option<String>,
     /// As PEM, beginning with this node's.
     pub(crate) chain: String,
-    /// The private key, as PEM.
+    /// The private key: PKCS #8, as hexadecimal digits.
     pub(crate) key: String,
     pub(crate) renewal: Renewal,
 }
