@@ -39,9 +39,11 @@ pub(crate) async fn run(core: Arc<Core>, listener: TcpListener, challenges: Arc<
             continue;
         }
         let (guard, routes, within) = (pending.add(), routes.clone(), core.context.config.times.upgrade);
+        let evicted = core.context.metrics.client_handshakes_failed.clone();
         core.context.tasks.spawn(async move {
-            // An evicted connection needs no handling here.
-            let _ = guard.finish(serve(stream, routes, within)).await;
+            if guard.finish(serve(stream, routes, within)).await.is_none() {
+                evicted.inc();
+            }
         });
     }
 }
