@@ -206,8 +206,8 @@ impl Budget {
     }
 
     /// When the node wakes in a period: at its start, unless it slept at the end of the one before. Then it expects to be awake
-    /// as long as in that one, or longer if the budget was raised, and chooses a random time that leaves as much. All nodes together so serve the whole month, as
-    /// with Tor's `AccountingMax`.
+    /// as long as in that one, or longer if the budget was raised. It wakes at a random time that leaves as much of the period,
+    /// so that there are nodes in the whole month, as with Tor's `AccountingMax`.
     fn wake_at(&self, period: Period) -> UnixTime {
         let start = self.calendar.start(period);
         let Some(slept) = self.state.slept.filter(|slept| slept.period.next() == period) else { return start };

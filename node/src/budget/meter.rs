@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 /// Where a counter of 32 bits begins again. Some drivers have such counters.
 const WRAP: u64 = 1 << 32;
 
+/// The maximum number of interfaces that are remembered. Some dialled lines have a new name with each connection, and the
+/// file of the budget must stay readable.
+const MAX_INTERFACES: usize = 64;
+
 /// The counters of an interface, in bytes; or their sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Traffic {
@@ -46,6 +50,9 @@ impl Meter {
             };
             total.received = total.received.saturating_add(since.received);
             total.sent = total.sent.saturating_add(since.sent);
+        }
+        if self.interfaces.len() > MAX_INTERFACES {
+            self.interfaces.retain(|name, _| counters.contains_key(name));
         }
         total
     }
@@ -94,6 +101,16 @@ mod tests {
         look(&mut meter, 100, &[("eth0", 7000, 8000)]);
         assert_eq!(look(&mut meter, 50, &[("eth0", 9000, 10), ("wlan0", 5, 6)]), (9005, 16));
         assert_eq!(look(&mut meter, 60, &[("eth0", 9001, 11), ("wlan0", 5, 6), ("tun0", 99, 99)]), (1, 1));
+    }
+
+    #[test]
+    fn names_that_are_not_used_again_are_forgotten() {
+        let mut meter = Meter::default();
+        for number in 0..1000 {
+            look(&mut meter, number, &[("eth0", number, 0), (&format!("ppp{number}"), 1, 1)]);
+            assert!(meter.interfaces.len() <= MAX_INTERFACES);
+        }
+        assert_eq!(look(&mut meter, 1000, &[("eth0", 1009, 0)]), (10, 0), "the one in use is remembered");
     }
 
     #[test]

@@ -111,8 +111,12 @@ impl TrafficBudget {
     /// # Errors
     /// The file cannot be written. The previous one is kept.
     pub(crate) fn store(&self) -> io::Result<()> {
-        let Counted { budget, meter, .. } = &*self.counted();
-        state_file::store(&self.path, budget.state(), meter)
+        // Others read the status meanwhile: the disk may be slow.
+        let (state, meter) = {
+            let Counted { budget, meter, .. } = &*self.counted();
+            (budget.state().clone(), meter.clone())
+        };
+        state_file::store(&self.path, &state, &meter)
     }
 
     fn counted(&self) -> MutexGuard<'_, Counted> {
