@@ -7,7 +7,7 @@ mod unit;
 use std::{
     env,
     fs::{self, DirBuilder},
-    io::{self, BufRead as _, IsTerminal as _, Read as _},
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf, absolute},
     time::SystemTime,
@@ -196,7 +196,7 @@ fn print(config: &Path, unit: Option<&Path>, service: Service, content: &Content
     let next = match (content.answers.host.is_some(), service) {
         (false, _) => format!("read {0}, {edit}and start the node: chappe node run --config {0}", config.display()),
         (true, Service::Installed) => "sudo systemctl enable --now chappe-node".to_owned(),
-        // A copy: whoever can change the unit that root starts is root.
+        // systemd gets a copy that belongs to root. With the original, this user could have root run any program.
         (true, Service::Written) if Path::new(SYSTEMD_RUNS).exists() => {
             let unit = absolute(unit.unwrap_or(Path::new(UNIT_FILE))).unwrap_or_default();
             format!(
@@ -216,7 +216,7 @@ fn read_link(text: &str) -> Result<JoinLink> {
     let mut line = String::new();
     let text = if text == "-" {
         if io::stdin().is_terminal() {
-            eprint!("Join link: ");
+            write!(io::stderr(), "Join link: ").context("cannot write to the terminal")?;
         }
         io::stdin().lock().take(MAX_LINK).read_line(&mut line).context("cannot read it from standard input")?;
         line.trim()
