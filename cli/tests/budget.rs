@@ -350,7 +350,7 @@ fn a_node_lowers_what_it_offers_sleeps_and_returns_in_the_next_month() {
         node.process.finish();
         let node = start();
         node.wait_for("chappe_budget_level", |level| level == 3);
-        // The month goes on. What came since the last store is counted with the first look at the kernel's counters.
+        // The level is that of the file. The bytes since the last store are counted when the kernel's counters are read first.
         node.wait_for("chappe_budget_used_bytes", |counted| counted >= used);
         assert_eq!(get(&node.client, "/readyz").0, 503);
         for other in &others {

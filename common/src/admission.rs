@@ -33,7 +33,7 @@ pub struct Ticket {
 
 /// A statement that the holder of a key may sign tickets, by a key that may invite.
 ///
-/// It names no node: whoever has the secret part of `key` can admit nodes until the grant expires.
+/// It names no node. The holder of the secret part of `key` can admit nodes until the grant expires.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuerGrant {
     /// The federation that nodes may join.

@@ -1,6 +1,6 @@
 //! Join links: all that the operator of a new node needs to know about a federation.
 //!
-//! A link to a federation that admits by invitation holds a secret key and the grant to it. Whoever has the link can add
+//! A link to a federation that admits by invitation holds a secret key and the grant to it. Anybody with the link can add
 //! nodes until the grant expires, so it is sent in private. Other join links hold nothing secret.
 
 use std::fmt;

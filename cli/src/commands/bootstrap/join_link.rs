@@ -35,7 +35,7 @@ pub(crate) struct JoinLinkArgs {
     #[arg(long, value_name = "FILE")]
     invite: Option<PathBuf>,
 
-    /// Keys in federation.issuers of the nodes, if these are not the roots [default: the key of --invite]
+    /// Keys in federation.issuers of the nodes, if these are not the roots [default: the key of --invite, unless it is a root]
     // Keys are base64url, so one in 64 starts with a hyphen.
     #[arg(long, value_name = "KEY", requires = "invite", allow_hyphen_values = true)]
     issuer: Vec<PublicKey>,
