@@ -176,8 +176,8 @@ impl NodeConfig {
 pub struct RegistrySection {
     /// The registries' base URLs. Without any, clients find the node only by links, contacts or their settings.
     pub urls: Vec<String>,
-    /// The names under which the federation publishes nodes in DNS. Clients that learn of the federation from this node
-    /// query them too.
+    /// The names under which the federation publishes nodes in DNS. The Rust client queries them too if it learns of the
+    /// federation from this node.
     pub dns: Vec<String>,
     /// How long a record is valid.
     #[serde(with = "humantime_serde")]
