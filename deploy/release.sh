@@ -4,7 +4,7 @@
 #
 #   deploy/release.sh FOLDER
 #
-# The same commit gives the same bytes with the same compiler and Debian: all times are those of the commit. Needs what
+# The same commit gives the same bytes with the same compiler and Debian, but for the image, which has the time of its build. Needs what
 # build-static.sh needs, dpkg-deb, and Node for the page.
 set -euo pipefail
 umask 022
