@@ -4,8 +4,8 @@
 #
 #   deploy/release.sh FOLDER
 #
-# The same commit gives the same bytes with the same compiler and Debian, but for the image, which has the time of its build. Needs what
-# build-static.sh needs, dpkg-deb, and Node for the page.
+# The same commit gives the same bytes with the same compiler and Debian, but for the image, which has the time of its build.
+# Needs what build-static.sh needs, dpkg-deb, and Node for the page.
 set -euo pipefail
 umask 022
 mkdir "${1:?name a new folder}"
