@@ -33,6 +33,16 @@ async function open(name: BrowserName): Promise<Tab> {
   return (browsers.get(name) as Browser).open();
 }
 
+async function hearsTone(tab: Tab): Promise<void> {
+  const heard = await until(
+    "the tone",
+    () => tab.run("hears"),
+    (sound) => (sound?.decibels ?? -200) > -60,
+  );
+  expect(heard?.hertz).toBeGreaterThan(640);
+  expect(heard?.hertz).toBeLessThan(680);
+}
+
 describe.each(installed)("%s", (name) => {
   test("computes the vectors, and keeps its keys from scripts", async () => {
     const tab = await open(name);
@@ -44,7 +54,7 @@ describe.each(installed)("%s", (name) => {
 const pairs = installed.flatMap((caller) => installed.map((callee) => ({ caller, callee })));
 
 test.each(pairs)(
-  "$caller calls $callee on another node, and each hears the other",
+  "$caller calls $callee on another node, and each hears the other, also after each has restarted the connection",
   async ({ caller, callee }) => {
     const [a, b] = [await open(caller), await open(callee)];
     const options = { registries: [federation.registry], roots: [federation.root], isPrivate: true };
@@ -60,13 +70,27 @@ test.each(pairs)(
     await b.run("accept");
     for (const tab of [a, b]) {
       await untilState(tab, "connected");
-      const heard = await until(
-        "the tone",
-        () => tab.run("hears"),
-        (sound) => (sound?.decibels ?? -200) > -60,
-      );
-      expect(heard?.hertz).toBeGreaterThan(640);
-      expect(heard?.hertz).toBeLessThan(680);
+      await hearsTone(tab);
+    }
+    for (const [restarting, other] of [
+      [b, a],
+      [a, b],
+      [b, a],
+    ] as const) {
+      const before = await restarting.run("iceNames");
+      await restarting.run("restart");
+      for (const [tab, former] of [
+        [restarting, before],
+        [other, before.toReversed()],
+      ] as const) {
+        await until(
+          "the new connection",
+          () => tab.run("iceNames"),
+          (names) => names.every((name, at) => name !== former[at]),
+        );
+        expect(await tab.run("state")).toBe("connected");
+        await hearsTone(tab);
+      }
     }
     await b.run("hangUp");
     await untilState(a, "ended");

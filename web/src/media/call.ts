@@ -222,7 +222,9 @@ export class Call extends TypedEventTarget<CallEvents> {
       try {
         // The other side may have begun a round meanwhile: then that one counts.
         if (this.#signalling.isAnswerDue) throw new NegotiationError();
-        this.#signalling.renegotiate(localSdp(peer));
+        const sdp = localSdp(peer);
+        // The callee was the client of the DTLS handshake. Firefox, left the choice, would answer that it is the client now.
+        this.#signalling.renegotiate(this.#signalling.isCaller ? sdp : sdp.replaceAll("actpass", "active"));
       } catch (error) {
         this.#round = former;
         this.#candidates.clear();

@@ -29,9 +29,7 @@ export function addMediaLines(peer: RTCPeerConnection): void {
 /** Whether a description has only lines of the profile, in its order: a contact could add others, or a data channel. */
 export function isOfProfile(sdp: string): boolean {
   const kinds = Array.from(sdp.matchAll(/^m=(\S+)/gm), ([, kind]) => kind);
-  return (
-    kinds.length > 0 && kinds.every((kind, at) => kind === (at === 0 ? "audio" : "video") && at < MEDIA_LINES.length)
-  );
+  return /^audio(,video){0,2}$/.test(kinds.join());
 }
 
 /** Prepares the media lines of a received offer for the answer: all of them both ways, with the profile's codecs. */
@@ -68,11 +66,10 @@ function limitCodecs(transceiver: RTCRtpTransceiver): void {
  * leaves those behind after `setCodecPreferences`, and Chromium refuses a description with them.
  */
 export function sendableSdp(sdp: string): string {
-  const sections = sdp.split(/^(?=m=)/m).map((section) => {
-    const payloads = /^m=\S+ \S+ \S+ (.*)$/m.exec(section)?.[1]?.trim().split(" ");
-    return payloads === undefined
-      ? section
-      : section.replace(/^a=rtcp-fb:(\d+) .*\r\n/gm, (line, payload) => (payloads.includes(payload) ? line : ""));
+  let listed: string[] = [];
+  return sdp.replace(/^(?:m=|a=rtcp-fb:(\d+) ).*\r\n/gm, (line, payload) => {
+    if (payload === undefined) listed = line.trim().split(" ").slice(3);
+    else if (!listed.includes(payload)) return "";
+    return line;
   });
-  return sections.join("");
 }

@@ -210,6 +210,13 @@ const steps = {
   hangUp: () => active?.hangUp(),
   restart: () => active?.restart(),
   state: () => active?.state,
+  /** What names the two ends of the connection, anew after each restart. */
+  iceNames() {
+    const { currentLocalDescription, currentRemoteDescription } = active?.peerConnection ?? {};
+    return [currentLocalDescription, currentRemoteDescription].map(
+      (description) => /a=ice-ufrag:(\S+)/.exec(description?.sdp ?? "")?.[1],
+    );
+  },
   log: () => log.splice(0),
 
   /** The loudest frequency of the sound that arrives, in hertz, and its level from 0 to 1. */

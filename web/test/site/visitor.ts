@@ -88,7 +88,7 @@ export class Visitor {
     const visitor = new Visitor(name, page, context, texts);
     page.on("request", (request) => visitor.requests.push(request.url()));
     page.on("websocket", (socket) => visitor.requests.push(socket.url()));
-    page.on("pageerror", (error) => visitor.errors.push(`${error.stack}`));
+    page.on("pageerror", (error) => visitor.errors.push(`${error}\n${error.stack}`));
     page.on("console", (message) => {
       if (message.type() === "error") visitor.errors.push(message.text());
     });
