@@ -18,6 +18,7 @@ import { Refusals } from "../src/core/refusals.js";
 import { hkdfKey, x25519OfBytes } from "../src/core/x25519.js";
 import { Discovery, type DiscoveryOptions } from "../src/discovery/discovery.js";
 import { isOfProfile } from "../src/media/media-profile.js";
+import { eventually } from "./support/federation.js";
 
 const closing: (() => unknown)[] = [];
 
@@ -145,6 +146,33 @@ describe("a client", () => {
     await client.connect();
     expect(await ended).toBe("going-away");
   }, 30_000);
+
+  test.each([
+    { graceSeconds: 60, after: 1_500 },
+    { graceSeconds: 1e300, after: 1_500 },
+    { graceSeconds: -1, after: 0 },
+    { graceSeconds: "soon", after: 0 },
+    { graceSeconds: undefined, after: 0 },
+  ])(
+    "leaves a node that stops after $graceSeconds s within 15 s, at random",
+    async ({ graceSeconds, after }) => {
+      const random = vi.spyOn(Math, "random").mockReturnValue(0.1);
+      const proved: number[] = [];
+      const node = await startNode((message, peer) => {
+        if (message.type !== "prove") return;
+        proved.push(performance.now());
+        for (let n = 0; n < 3; n++) {
+          peer.send(JSON.stringify({ type: "going_away", reason: "x", nodes: [], graceSeconds }));
+        }
+      });
+      const client = clientOf({ nodes: [node.address] });
+      await client.connect();
+      await eventually("a second session", () => proved.length === 2);
+      expect((proved[1] as number) - (proved[0] as number)).toBeGreaterThanOrEqual(after);
+      random.mockRestore();
+    },
+    30_000,
+  );
 
   test("handles every message, whatever the last one did", async () => {
     const error = vi.spyOn(console, "error").mockImplementation(() => {});

@@ -33,6 +33,8 @@ const FIRST_JITTER = 300;
 /** The pauses after lost sessions, and after searches that found no node, in milliseconds: the first, the longest. */
 const BACKOFF = [250, 30_000] as const;
 const RETRY = [5_000, 300_000] as const;
+/** The clients of a node that stops leave within this time at most, at random: not all may arrive at the others at once. */
+const LONGEST_DEPARTURE = 15_000;
 /** The most nodes that a search avoids. */
 const MAX_AVOID = 8;
 /** After this many nodes in a row that attached nothing, the cause is probably on this side, such as its clock. */
@@ -73,7 +75,6 @@ export class Attaching {
   readonly #sessions = new Set<Session>();
   readonly #attaching = new WeakMap<Session, Promise<void>>();
   readonly #renewals = new WeakMap<Session, () => void>();
-  readonly #onGoingAway = new WeakMap<Session, () => void>();
   readonly #refusals = new WeakMap<Session, Refusals>();
   /** Sessions whose node has rejected an inbox for its own reasons. */
   readonly #unavailable = new WeakSet<Session>();
@@ -215,7 +216,7 @@ export class Attaching {
     this.#ready = session;
     if (former !== undefined) timers.at(clock.now() + LINGER, () => former.end("going-away"));
     events.connected(session);
-    await Promise.race([session.ended, this.#goingAway(session)]);
+    await Promise.race([session.ended, session.departure]);
     this.#avoidNode(session);
   }
 
@@ -233,18 +234,14 @@ export class Attaching {
     this.#avoid = [...this.#avoid.filter((known) => known !== node), node].slice(-MAX_AVOID);
   }
 
-  #goingAway(session: Session): Promise<void> {
-    if (session.isGoingAway) return Promise.resolve();
-    return new Promise((resolve) => this.#onGoingAway.set(session, resolve));
-  }
-
   async #message(session: Session, message: Json): Promise<void> {
-    if (message.type === "going_away") {
-      session.isGoingAway = true;
-      this.#onGoingAway.get(session)?.();
-      return;
-    }
-    await this.#parts.onMessage(session, message);
+    if (message.type !== "going_away") return this.#parts.onMessage(session, message);
+    if (session.isGoingAway) return;
+    session.isGoingAway = true;
+    const { clock, timers } = this.#parts;
+    // Half of the time that the node leaves, in milliseconds. The other half is for the search and for attaching.
+    const within = Math.min((message.graceSeconds as number) * 500, LONGEST_DEPARTURE);
+    timers.at(clock.now() + Math.random() * within || 0, session.depart);
   }
 
   /**

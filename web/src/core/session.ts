@@ -25,16 +25,25 @@ export class Session {
   readonly serial = ++lastSerial;
   readonly connection: Connection;
   readonly leases: Leases;
+  hasEnded = false;
+  #end!: (reason: DisconnectReason) => void;
+  /** Resolves with the reason when the session has ended. */
+  readonly ended = new Promise<DisconnectReason>((resolve) => {
+    this.#end = resolve;
+  });
   /** The node has announced that it stops. */
   isGoingAway = false;
+  /** Has another node found in place of this one. */
+  depart!: () => void;
+  /** Resolves when {@link depart} was called. */
+  readonly departure = new Promise<void>((resolve) => {
+    this.depart = resolve;
+  });
   readonly #clock: Clock;
   readonly #timers: Timers;
   readonly #pending = new Map<string, (outcome: Outcome) => void>();
   #lastId = 0;
   #receivedAt: number;
-  #endReason: DisconnectReason | undefined;
-  readonly #ended: Promise<DisconnectReason>;
-  #end: (reason: DisconnectReason) => void = () => {};
 
   constructor(connection: Connection, seqs: Seqs, clock: Clock, timers: Timers, onMessage: MessageHandler) {
     this.connection = connection;
@@ -42,20 +51,8 @@ export class Session {
     this.#timers = timers;
     this.leases = new Leases(connection.node, connection.nonce, seqs);
     this.#receivedAt = clock.now();
-    this.#ended = new Promise((resolve) => {
-      this.#end = resolve;
-    });
     void connection.closed.then(() => this.end("closed"));
     connection.onText((text) => this.#handle(text, onMessage));
-  }
-
-  /** Resolves with the reason when the session has ended. */
-  get ended(): Promise<DisconnectReason> {
-    return this.#ended;
-  }
-
-  get hasEnded(): boolean {
-    return this.#endReason !== undefined;
   }
 
   /** Sends a request and waits for its response, for {@link REQUEST_TIMEOUT} at most. */
@@ -88,16 +85,15 @@ export class Session {
   /** Ends the session. Its requests fail, and its messages are sent again on the next one. */
   end(reason: DisconnectReason): void {
     if (this.hasEnded) return;
-    this.#endReason = reason;
+    this.hasEnded = true;
     this.connection.close();
-    for (const id of [...this.#pending.keys()]) this.#settle(id, { ok: false, code: undefined, isClosed: true });
+    for (const id of this.#pending.keys()) this.#settle(id, { ok: false, code: undefined, isClosed: true });
     this.#end(reason);
   }
 
   #settle(id: string, outcome: Outcome): void {
-    const settle = this.#pending.get(id);
+    this.#pending.get(id)?.(outcome);
     this.#pending.delete(id);
-    settle?.(outcome);
   }
 
   async #handle(text: string, onMessage: MessageHandler): Promise<void> {
