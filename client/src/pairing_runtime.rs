@@ -287,7 +287,7 @@ impl ShownCode {
                     return Ok((from_code.parse().map_err(|_| PairError::Protocol)?, payload));
                 }
                 // The node stops soon, so a pairing could not be completed there.
-                Ok(Reply::GoingAway {}) | Err(PairError::Connection(_)) => self.register_again().await?,
+                Ok(Reply::GoingAway { .. }) | Err(PairError::Connection(_)) => self.register_again().await?,
                 Ok(_) => {}
                 Err(error) => return Err(error),
             }

@@ -162,7 +162,13 @@ pub(crate) enum Reply {
         /// As text, so that an unknown code does not make the message unreadable.
         code: Option<String>,
     },
-    GoingAway {},
+    GoingAway {
+        /// Signed records of other nodes.
+        #[serde(default)]
+        nodes: Vec<String>,
+        #[serde(default)]
+        grace_seconds: u64,
+    },
     Registered,
     CodeCollision,
     PairIncoming {

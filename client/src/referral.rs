@@ -1,7 +1,10 @@
 //! Nodes that contacts share in sealed messages: the one in use, and a few others that have proved their keys to this
 //! client. A node that only a contact has named is not shared further, except the one in use.
 
-use chappe_common::{endpoint::NodeEndpoint, special};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chappe_common::{
+    endpoint::NodeEndpoint, federation::FederationId, record::NodeRecord, signed::Signed, special, time::UnixTime,
+};
 use chappe_discovery::manual::ManualNode;
 
 /// The most nodes in a message, and of one contact in a profile. Three make it likely that one is up.
@@ -19,6 +22,24 @@ pub(crate) fn read(texts: &[String], private: bool) -> Vec<NodeEndpoint> {
         NodeEndpoint::new(node.node()?, node.url()).ok()
     });
     endpoints.filter(|endpoint| private || special::is_public_endpoint(endpoint)).take(MAX_NODES).collect()
+}
+
+/// The nodes of these signed records, in Base64url, at most [`MAX_NODES`]. Drops records that are invalid, of another
+/// federation, or of reserve nodes. `private` accepts nodes in private networks too.
+pub(crate) fn of_records(
+    records: &[String],
+    federation: FederationId,
+    now: UnixTime,
+    private: bool,
+) -> Vec<NodeEndpoint> {
+    let texts = records.iter().take(MAX_NODES).filter_map(|record| {
+        let record = Signed::<NodeRecord>::decode(URL_SAFE_NO_PAD.decode(record).ok()?).ok()?;
+        let is_usable = record.check(federation, now).is_ok() && !record.is_reserve();
+        let urls = || record.client_urls.iter().filter(|_| is_usable);
+        let url = urls().find(|url| url.starts_with("wss://")).or_else(|| urls().next())?;
+        Some(format!("{url}#{}", record.node))
+    });
+    read(&texts.collect::<Vec<_>>(), private)
 }
 
 /// Checks for any input, run by the tests and the fuzzer.
@@ -40,7 +61,9 @@ pub(crate) mod fuzzed {
 
 #[cfg(test)]
 mod tests {
-    use chappe_common::keys::SecretKey;
+    use std::time::Duration;
+
+    use chappe_common::{keys::SecretKey, record::Abilities};
 
     use super::*;
 
@@ -64,6 +87,53 @@ mod tests {
         assert_eq!(urls(true)[0], "ws://127.0.0.1:1");
         let again: Vec<_> = read(&texts, false).iter().map(to_text).collect();
         assert_eq!(read(&again, false), read(&texts, false));
+    }
+
+    #[test]
+    fn nodes_are_taken_from_records_that_hold_here_and_now() {
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let (federation, now) = (FederationId::of_roots(&[key.public()]), UnixTime::from_secs(1_000));
+        let record = |change: &dyn Fn(&mut NodeRecord)| {
+            let mut record = NodeRecord {
+                federation,
+                node: key.node_id(),
+                epoch: 1,
+                seq: 1,
+                issued_at: now,
+                expires_at: now + Duration::from_secs(60),
+                client_urls: vec!["ws://8.8.8.8:1".to_owned(), "wss://relay.example".to_owned()],
+                quic_addrs: vec!["8.8.8.8:1".parse().expect("an address")],
+                region: String::new(),
+                version: String::new(),
+                abilities: Abilities::default(),
+            };
+            change(&mut record);
+            URL_SAFE_NO_PAD.encode(Signed::sign(record, &key).expect("a record").as_bytes())
+        };
+        let taken = |records: &[String]| of_records(records, federation, now, false);
+        let good = record(&|_| ());
+        assert_eq!(
+            taken(std::slice::from_ref(&good)).iter().map(NodeEndpoint::url).collect::<Vec<_>>(),
+            ["wss://relay.example"]
+        );
+        assert_eq!(taken(&vec![good.clone(); 9]).len(), MAX_NODES);
+        let elsewhere = FederationId::of_roots(&[]);
+        let mut forged = URL_SAFE_NO_PAD.decode(&good).expect("Base64url");
+        forged[40] ^= 1;
+        let refused = [
+            record(&|record| record.federation = elsewhere),
+            record(&|record| record.issued_at = now + Duration::from_secs(3600)),
+            record(&|record| record.expires_at = now),
+            record(&|record| record.abilities = Abilities::RESERVE),
+            record(&|record| record.client_urls = vec!["ws://10.0.0.1:1".to_owned()]),
+            record(&|record| record.client_urls.clear()),
+            URL_SAFE_NO_PAD.encode(forged),
+            "=".to_owned(),
+            String::new(),
+        ];
+        for record in refused {
+            assert_eq!(taken(std::slice::from_ref(&record)), [], "{record}");
+        }
     }
 
     #[test]

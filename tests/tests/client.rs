@@ -515,3 +515,40 @@ async fn a_node_that_goes_away_is_left_for_another_before_it_is_gone() {
     drop((ada, bob));
     federation.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_know_one_node_find_others_when_it_goes_away_and_leave_one_after_another() {
+    const CLIENTS: usize = 12;
+    let mut federation = Federation::start(3, |config| {
+        no_limits(config);
+        config.times.drain = Duration::from_secs(8);
+    })
+    .await;
+    let leaving = federation.nodes.remove(0);
+    let mut people = Vec::new();
+    for _ in 0..CLIENTS {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let profile = Profile::open_or_create(folder.path().join("profile"), "").expect("a profile");
+        let address = format!("{}#{}", leaving.client_url(), leaving.id()).parse().expect("an address");
+        let builder = Client::builder(profile).node(address).discovery(|builder| builder.roots([federation.root()]));
+        let (client, events) =
+            timeout(PATIENCE, builder.private().connect()).await.expect("in time").expect("a connection");
+        let mut person = Person { client, events, profile: folder };
+        assert_eq!(person.connected().await, leaving.id());
+        people.push(person);
+    }
+    let stopping = tokio::spawn(leaving.shutdown());
+    let moved = people.iter_mut().map(|person| async {
+        let node = person.connected().await;
+        (node, Instant::now())
+    });
+    let moved = futures_util::future::join_all(moved).await;
+    assert!(moved.iter().all(|(node, _)| federation.nodes.iter().any(|other| other.id() == *node)));
+    let times = || moved.iter().map(|(_, at)| *at);
+    let spread = times().max().expect("clients") - times().min().expect("clients");
+    // They leave within four seconds, at random.
+    assert!(spread > Duration::from_secs(1), "all left within {spread:?}");
+    stopping.await.expect("the node stops");
+    drop(people);
+    federation.shutdown().await;
+}

@@ -218,6 +218,7 @@ impl Driver {
         self.report_step(None, node, StepKind::Attached { inboxes: session.leases.len() });
         self.connection_state.send_replace(ConnectionState::Connected(node));
         self.search.handle_ready();
+        self.forget_alternatives();
         for record in self.calls.iter_mut() {
             record.outbox.retry_now();
             // The answer may have been lost with the old session. A repeated offer makes the callee send it again.
@@ -264,14 +265,22 @@ impl Driver {
         self.start_search();
     }
 
-    pub(super) fn handle_going_away(&mut self, serial: u64) {
+    pub(super) fn handle_going_away(&mut self, serial: u64, records: &[String], grace: Duration, now: Instant) {
         let Some(session) = self.sessions.get_mut(serial) else { return };
-        session.going_away = true;
-        let (node, in_use) = (session.node(), !matches!(session.stage, Stage::Leaving { .. }));
-        if in_use {
-            self.search.avoid(node);
-            self.start_search();
+        // A node tells it once. One that repeats it must not put off the departure.
+        if !session.going_away {
+            session.handle_going_away(grace, &mut rand::rng(), now);
+            self.use_alternatives(records);
         }
+    }
+
+    /// Searches for a node in place of one that stops. Its session stays in use until then.
+    fn depart(&mut self, serial: u64) {
+        let Some(session) = self.sessions.get_mut(serial) else { return };
+        session.depart();
+        let node = session.node();
+        self.search.avoid(node);
+        self.start_search();
     }
 
     pub(super) async fn handle_session_time(&mut self, now: Instant) {
@@ -287,6 +296,7 @@ impl Driver {
                     self.send(serial, &ToNode::Ping).await;
                 }
                 Due::Attach => self.attach(serial).await,
+                Due::Depart => self.depart(serial),
                 Due::Silent => self.end_session(serial, DisconnectReason::Silent),
                 Due::NotAttached => self.end_session(serial, DisconnectReason::NotAttached),
                 Due::Left => {

@@ -147,7 +147,9 @@ impl Driver {
                     self.handle_failed(serial, id, expected, code, now).await;
                 }
             }
-            Reply::GoingAway { .. } => self.handle_going_away(serial),
+            Reply::GoingAway { nodes, grace_seconds } => {
+                self.handle_going_away(serial, &nodes, Duration::from_secs(grace_seconds), now);
+            }
             Reply::CallOffer(message) => self.handle_incoming(serial, RelayKind::CallOffer, &message, now),
             Reply::CallAnswer(message) => self.handle_incoming(serial, RelayKind::CallAnswer, &message, now),
             Reply::CallIce(message) => self.handle_incoming(serial, RelayKind::CallIce, &message, now),

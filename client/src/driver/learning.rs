@@ -3,7 +3,7 @@
 
 use chappe_common::endpoint::NodeEndpoint;
 
-use super::Driver;
+use super::{Driver, unix_now};
 use crate::{
     contact::{ContactId, PairingId},
     referral,
@@ -23,6 +23,19 @@ impl Driver {
             here.clone().into_iter().chain(others).filter_map(|(node, url)| NodeEndpoint::new(node, &url).ok());
         let texts: Vec<_> = endpoints.map(|endpoint| referral::to_text(&endpoint)).collect();
         referral::read(&texts, self.search.accepts_private()).iter().map(referral::to_text).collect()
+    }
+
+    /// Adds the nodes that a node names which is about to stop to those that the next search tries.
+    pub(super) fn use_alternatives(&self, records: &[String]) {
+        let discovery = self.search.discovery();
+        let Some(federation) = discovery.federation() else { return };
+        let alternatives = referral::of_records(records, federation, unix_now(), self.search.accepts_private());
+        discovery.referrals().set(alternatives.into_iter().chain(self.profile.referrals()));
+    }
+
+    /// Ends the use of such nodes: what a contact has named lasts, what a node has named does not.
+    pub(super) fn forget_alternatives(&self) {
+        self.search.discovery().referrals().set(self.profile.referrals());
     }
 
     pub(super) fn record_referral(&mut self, contact: ContactId, nodes: &[String]) {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use chappe_common::{keys::NodeId, time::UnixTime};
 use chappe_discovery::Connection;
+use rand::{Rng, RngExt as _};
 
 use super::{leases::Leases, refusals::Refusals};
 
@@ -12,6 +13,9 @@ const PING_AFTER: Duration = Duration::from_secs(20);
 const SILENT_AFTER: Duration = Duration::from_secs(30);
 /// How long a node may take to attach the first inboxes.
 pub(crate) const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+/// When a node stops, its clients look for another in the first half of the time that it leaves them, and in this time at
+/// most. The other half is for the search and for attaching.
+const LONGEST_DEPARTURE: Duration = Duration::from_secs(15);
 /// How long a replaced session still receives messages.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -41,6 +45,8 @@ pub(crate) struct Session {
     pub(crate) stage: Stage,
     /// The node has announced that it stops.
     pub(crate) going_away: bool,
+    /// When to search for another node, because this one stops.
+    depart_at: Option<Instant>,
     pub(crate) refusals: Refusals,
     last_received: Instant,
     pinged: bool,
@@ -50,6 +56,8 @@ pub(crate) struct Session {
 pub(crate) enum Due {
     Ping,
     Attach,
+    /// The node stops: search for another.
+    Depart,
     /// The session is over: the node is silent, did not attach the inboxes, or was replaced.
     Silent,
     NotAttached,
@@ -66,6 +74,7 @@ impl Session {
             leases,
             stage: Stage::Attaching { answers: 0, attached: 0, unavailable: false, until },
             going_away: false,
+            depart_at: None,
             refusals: Refusals::default(),
             last_received: now,
             pinged: false,
@@ -84,6 +93,18 @@ impl Session {
         self.stage = Stage::Leaving { until: now + LINGER };
     }
 
+    /// Schedules the departure from a node that stops after `grace`: at random, so that the other nodes are not asked by all
+    /// its clients at once.
+    pub(crate) fn handle_going_away(&mut self, grace: Duration, rng: &mut impl Rng, now: Instant) {
+        self.going_away = true;
+        let within = (grace / 2).min(LONGEST_DEPARTURE);
+        self.depart_at = Some(now + within.mul_f64(rng.random()));
+    }
+
+    pub(crate) fn depart(&mut self) {
+        self.depart_at = None;
+    }
+
     pub(crate) fn handle_received(&mut self, now: Instant) {
         self.last_received = now;
         self.pinged = false;
@@ -97,7 +118,7 @@ impl Session {
         let silence = self.last_received + if self.pinged { SILENT_AFTER } else { PING_AFTER };
         let stage = match self.stage {
             Stage::Attaching { until, .. } | Stage::Leaving { until } => Some(until),
-            Stage::Ready => self.leases.next_deadline(unix),
+            Stage::Ready => self.leases.next_deadline(unix).into_iter().chain(self.depart_at).min(),
         };
         stage.map_or(silence, |at| at.min(silence))
     }
@@ -109,6 +130,7 @@ impl Session {
             Stage::Leaving { until } if until <= now => Some(Due::Left),
             _ if self.pinged && silence >= SILENT_AFTER => Some(Due::Silent),
             _ if !self.pinged && silence >= PING_AFTER => Some(Due::Ping),
+            Stage::Ready if self.depart_at.is_some_and(|at| at <= now) => Some(Due::Depart),
             Stage::Ready if self.leases.next_deadline(unix).is_some_and(|at| at <= now) => Some(Due::Attach),
             _ => None,
         }
