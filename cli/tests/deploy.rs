@@ -15,6 +15,8 @@ use serde_json::Value;
 
 /// Free ports, in place of the samples' ports.
 const NODE_PORTS: [&str; 4] = ["--set", "client.listen=127.0.0.1:0", "--set", "federation.listen=127.0.0.1:0"];
+/// The samples for compose set an address for the operator, too.
+const ADMIN_PORT: [&str; 2] = ["--set", "admin.listen=127.0.0.1:0"];
 const REGISTRY_PORTS: [&str; 2] = ["--set", "http.listen=127.0.0.1:0"];
 /// Maximal exposure level of a unit in `systemd-analyze security`, times ten. systemd 252 reports 11.
 const MOST_EXPOSED: &str = "--threshold=15";
@@ -209,7 +211,7 @@ fn compose_starts_each_daemon_with_the_files_of_setup() {
 
     let compose = read("compose/compose.yml");
     let mut registry = service(block(&compose, "\n  registry:\n", "\n  node1:\n"));
-    starts_and_stops(registry.args(REGISTRY_PORTS).current_dir(federation.join("registry")));
+    starts_and_stops(registry.args(REGISTRY_PORTS).args(ADMIN_PORT).current_dir(federation.join("registry")));
     for node in ["node1", "node2", "node3"] {
         let config = fs::read_to_string(federation.join(node).join("node.toml")).expect("a config");
         let at = block(&compose, &format!("\n  {node}:\n"), "}\n");
@@ -219,7 +221,11 @@ fn compose_starts_each_daemon_with_the_files_of_setup() {
         let port = &ports[..4];
         assert!(config.contains(&format!("\"ws://127.0.0.1:{port}\"")), "{node}: {port}");
         let mut command = service(block(&compose, "\nx-node:", "\nservices:\n"));
-        command.args(NODE_PORTS).args(["--set", "registry.urls=[]"]).current_dir(federation.join(node));
+        command
+            .args(NODE_PORTS)
+            .args(ADMIN_PORT)
+            .args(["--set", "registry.urls=[]"])
+            .current_dir(federation.join(node));
         starts_and_stops(&mut command);
     }
 }

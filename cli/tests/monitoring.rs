@@ -94,6 +94,44 @@ fn promtool_accepts_the_configuration_and_the_rules() {
     }
 }
 
+/// The values after a key, one for each line with it.
+fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+    text.lines().filter_map(|line| line.trim().strip_prefix(key)).collect()
+}
+
+#[test]
+fn compose_watches_each_of_its_daemons() {
+    let (compose, config) = (read("compose/compose.yml"), read("compose/monitoring/prometheus.yml"));
+    let targets = values(&config, "- targets: ").join(" ");
+    let of = |daemon: &str, port: u16| {
+        let (_, service) = compose.split_once(&format!("\n  {daemon}:\n")).expect("a service");
+        let (_, address) = service.split_once("ipv4_address: ").expect("an address");
+        format!("{}:{port}", address.split(' ').next().unwrap_or_default())
+    };
+    let daemons = [of("registry", 8702), of("node1", 8712), of("node2", 8712), of("node3", 8712)];
+    assert!(daemons.iter().all(|daemon| targets.contains(&format!("\"{daemon}\""))), "{daemons:?} {targets}");
+    assert_eq!(targets.matches(':').count(), daemons.len());
+    assert_eq!(values(&compose, "CHAPPE_ADMIN__LISTEN: "), ["\"0.0.0.0:8712\"", "\"0.0.0.0:8702\""]);
+    // The alerts and the dashboard name jobs.
+    assert_eq!(values(&config, "- job_name: "), values(&read("prometheus/scrape.yml"), "- job_name: "));
+    // Each mounted file is there: an engine would make a folder in place of one that is missing.
+    let mounted: Vec<_> = values(&compose, "- .").iter().filter_map(|line| line.split_once(':')).collect();
+    assert_eq!(mounted.len(), 5);
+    for (path, _) in mounted {
+        let path = deploy("compose").join(format!(".{path}"));
+        assert!(path.exists(), "{}", path.display());
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    fs::write(dir.path().join("prometheus.yml"), config).expect("a writable folder");
+    fs::write(dir.path().join("rules.yml"), read("prometheus/rules.yml")).expect("a writable folder");
+    let Ok(checked) =
+        Command::new("promtool").args(["check", "config"]).arg(dir.path().join("prometheus.yml")).output()
+    else {
+        return println!("skipped: no promtool here (Debian: prometheus)");
+    };
+    assert!(checked.status.success(), "{:?}", texts(&checked));
+}
+
 #[test]
 fn every_alert_says_what_to_do() {
     let rules = read("prometheus/rules.yml");
