@@ -6,7 +6,7 @@
 use std::{
     error::Error,
     fmt,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     mem,
     sync::OnceLock,
 };
@@ -89,6 +89,13 @@ impl Output {
     /// The first write error, if any.
     pub(crate) fn failure(self) -> Option<io::ErrorKind> {
         STATE.failure.get().copied()
+    }
+
+    /// Clears the screen, if texts for people go to a terminal.
+    pub(crate) fn clear_screen(self) {
+        if self.0 == Form::Text && io::stdout().is_terminal() {
+            self.write(b"\x1b[H\x1b[J");
+        }
     }
 
     /// Writes raw bytes, such as a zone file.

@@ -15,9 +15,9 @@ use std::{
 };
 
 use process::{
-    PATIENCE, Running,
+    PATIENCE, Running, arg, chappe,
     federation::{Federation, Listening, run_registry},
-    texts,
+    finished, texts,
     tls::Certificate,
 };
 use serde_json::Value;
@@ -257,4 +257,39 @@ fn every_query_finds_series_of_a_running_node_or_registry() {
     let firing: Vec<_> = rules.iter().filter(|rule| rule["state"] == "firing").map(|rule| &rule["name"]).collect();
     assert!(firing.is_empty(), "{firing:?}");
     println!("{total} queries and selectors find series; {} alerts are evaluated, none fires", rules.len());
+}
+
+#[test]
+fn top_shows_what_a_running_node_does() {
+    let federation = Federation::start(0);
+    let node = Listening::start(&mut federation.node(0));
+    let config = federation.folder(0).join("node.toml");
+    let admin = format!("admin.listen={}", node.admin);
+    // The ports of the running node are set beside its file.
+    let ports = ["--set", "client.listen=127.0.0.1:0", "--set", "federation.listen=127.0.0.1:0"];
+    let of = [&["node", "top", "--config", arg(&config)][..], &ports].concat();
+    let top = [&of[..], &["--set", &admin, "--every", "200ms"]].concat();
+    let shown = finished(&[&top[..], &["--once"]].concat());
+    let (text, errors) = texts(&shown);
+    assert!(shown.status.success(), "{errors}");
+    for part in ["healthy", "sessions    0 of 18000, 0/s opened", "1 members", "nothing was refused"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    // Not a terminal: nothing but lines.
+    assert!(!text.contains('\x1b'), "{text:?}");
+    // As JSON, until it is stopped.
+    let mut running = Running::start(&mut chappe(&[&["--json"], &top[..]].concat()));
+    for _ in 0..2 {
+        let line = running.event("figures");
+        assert_eq!(line["figures"]["members"], 1.0);
+        assert_eq!(line["status"], "healthy");
+    }
+    drop(running);
+    drop(node);
+    let (_, errors) = texts(&finished(&[&top[..], &["--once"]].concat()));
+    assert!(errors.contains("the node does not answer at http://127.0.0.1:"), "{errors}");
+    let text = fs::read_to_string(&config).expect("the config").replace("\nlisten = \"127.0.0.1:8712\"", "");
+    fs::write(&config, text).expect("a writable folder");
+    let (_, errors) = texts(&finished(&[&of[..], &["--once"]].concat()));
+    assert!(errors.contains("node.toml: admin.listen is not set"), "{errors}");
 }

@@ -35,6 +35,7 @@ pub mod names;
 pub mod net;
 pub mod network;
 mod node_http;
+pub mod operator;
 pub mod private_file;
 pub mod proxy;
 pub mod race;

@@ -5,14 +5,11 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use chappe_common::keys::NodeId;
-use reqwest::Url;
 use serde::Deserialize;
 
 use crate::{
     net::Net,
-    node_http::{self, GetError},
-    reach::ReachError,
-    setup_error::SetupError,
+    operator::{self, OperatorError},
 };
 
 /// Maximal length of the response: half a KiB for each of four thousand members.
@@ -37,29 +34,12 @@ struct Answer {
 /// Why there is no list of members.
 #[derive(Debug, thiserror::Error)]
 pub enum MembersError {
-    /// No connection, or no response in time.
+    /// The page was not fetched.
     #[error(transparent)]
-    Reach(#[from] ReachError),
-    /// The HTTP client cannot be set up, or the URL is invalid.
-    #[error(transparent)]
-    Setup(#[from] SetupError),
-    /// An HTTP status other than 200.
-    #[error("HTTP status {0}")]
-    Status(u16),
+    Fetch(#[from] OperatorError),
     /// The response is not a list of members.
     #[error("the response is not a list of members")]
     Answer,
-}
-
-impl From<GetError> for MembersError {
-    fn from(error: GetError) -> Self {
-        match error {
-            GetError::Setup(error) => Self::Setup(error),
-            GetError::Reach(error) => Self::Reach(error),
-            GetError::Status(status) => Self::Status(status),
-            GetError::Body => Self::Answer,
-        }
-    }
 }
 
 /// Fetches the members from the operator's interface at this base URL. Takes at most six seconds.
@@ -67,13 +47,7 @@ impl From<GetError> for MembersError {
 /// # Errors
 /// The URL is invalid, or there is no valid response.
 pub async fn fetch_members(base: &str, net: &Net) -> Result<Vec<Member>, MembersError> {
-    let wrong = || MembersError::Setup(SetupError::Url(base.to_owned()));
-    let mut url = Url::parse(base).map_err(|_| wrong())?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(wrong());
-    }
-    url.set_path("/members");
-    decode_members(&node_http::get(url, MAX_ANSWER, net).await?)
+    decode_members(&operator::fetch(base, "/members", MAX_ANSWER, net).await?)
 }
 
 /// Decodes a response, for instance one saved in a file.

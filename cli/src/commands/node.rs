@@ -5,6 +5,7 @@ mod doctor;
 mod init;
 mod invite;
 mod run;
+mod top;
 
 use std::net::SocketAddr;
 
@@ -29,6 +30,8 @@ pub(crate) enum NodeCommand {
     Check(check::CheckArgs),
     /// Try the relay for media of a running node, from its own machine
     Doctor(DaemonArgs),
+    /// Show what a running node does: sessions, messages, media, budget and refusals, every two seconds
+    Top(top::TopArgs),
     /// Print a node's id, for an invitation or an allowlist
     Id(invite::IdArgs),
     /// Sign a ticket for a node, for a federation that admits by invitation
@@ -71,6 +74,7 @@ pub(crate) async fn run(command: NodeCommand, output: Output, log: &Log, passed:
         NodeCommand::Run(args) => run::run(&args, output, log, passed).await,
         NodeCommand::Check(args) => check::run(&args, output).await,
         NodeCommand::Doctor(args) => doctor::run(&args, output).await,
+        NodeCommand::Top(args) => top::run(&args, output).await,
         NodeCommand::Init(args) => init::run(&args, output),
         NodeCommand::Id(args) => invite::id(&args, output),
         NodeCommand::Invite(args) => invite::invite(&args, output),

@@ -103,7 +103,7 @@ async fn problems(config: &NodeConfig, output: Output) -> Result<Vec<String>> {
 }
 
 /// The address at which this machine reaches a listener of its own.
-fn reached(listen: SocketAddr) -> SocketAddr {
+pub(super) fn reached(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
