@@ -158,9 +158,20 @@ test.skipIf(!isInstalled)(
     await bob.page.reload();
     await bob.talks();
     await expect.poll(async () => (await ada.hears(2_000)).energy, { timeout: 20_000 }).toBeGreaterThan(AUDIBLE);
+    // Muted, it comes back muted.
+    await bob.click("callMute");
+    await bob.page.reload();
+    await bob.talks();
+    await bob.seesText("callMuted");
+    await ada.seesText("callRemoteSilent", { name: "Bob" });
+    expect((await ada.hears(2_000)).energy).toBeLessThan(SILENT);
+    await bob.click("callUnmute");
+    await expect.poll(async () => (await ada.hears(2_000)).energy, { timeout: 20_000 }).toBeGreaterThan(AUDIBLE);
+    await bob.click("callMute");
     await bob.click("callHangUp");
     await ada.sees("end_peer_hung_up");
     await ada.click("close");
+    expect(await bob.page.evaluate(() => sessionStorage.length)).toBe(0);
   },
   90_000,
 );

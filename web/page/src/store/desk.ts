@@ -15,6 +15,9 @@ export type DeviceNotice =
   | { readonly kind: "returned"; readonly source: CaptureSource; readonly label: string }
   | { readonly kind: "silent" };
 
+/** Set in the session storage while this tab is muted: a reload in a call must not make it heard. */
+const MUTED = "chappe-muted";
+
 export class Desk {
   readonly active: Signal<ActiveCall | undefined> = signal(undefined);
   readonly capture = new Capture();
@@ -98,8 +101,9 @@ export class Desk {
 
   /** Comes back into the call in which the page was loaded again. */
   async rejoin(): Promise<void> {
+    this.capture.setMuted(sessionStorage.getItem(MUTED) !== null);
     const call = await this.#client.rejoin({ capture: this.capture });
-    if (call === undefined) return;
+    if (call === undefined) return this.mute(false);
     const active = this.#begin(new ActiveCall(call.contact, call.isCaller));
     active.follow(call);
     active.stage.value = "connecting";
@@ -124,6 +128,8 @@ export class Desk {
 
   mute(isMuted: boolean): void {
     this.capture.setMuted(isMuted);
+    if (isMuted) sessionStorage.setItem(MUTED, "");
+    else sessionStorage.removeItem(MUTED);
     this.#read();
   }
 
@@ -184,7 +190,7 @@ export class Desk {
     // Another call may use them by now.
     if (this.active.value === active) {
       this.capture.closeAll();
-      this.capture.setMuted(false);
+      this.mute(false);
       this.sound.stop();
     }
     const isMissed = !active.isCaller && active.connectedAt.value === undefined && active.end.value !== "hung-up";
