@@ -6,6 +6,7 @@
 
 mod bare;
 mod link;
+mod peers;
 mod websocket;
 
 use std::{

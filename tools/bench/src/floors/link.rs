@@ -13,7 +13,7 @@ use quinn::{
 };
 use tokio::sync::mpsc;
 
-use super::websocket::Peers;
+use super::peers::Peers;
 
 /// Frames that may wait for the other relay.
 const QUEUE_FRAMES: usize = 16 * 1024;

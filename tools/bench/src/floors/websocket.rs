@@ -1,11 +1,6 @@
 //! A minimal axum relay. A task for each client moves frames from its socket to others' queues, and from its own queue
 //! to its socket.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-};
-
 use axum::{
     Router,
     extract::{
@@ -26,47 +21,12 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{QUEUE_FRAMES, id_of, link};
+use super::{QUEUE_FRAMES, id_of, link, peers::Peers};
 
 /// The library's default of 128 KiB costs 2.6 times the CPU, and that memory for each idle client.
 const READ_BUFFER: usize = 4096;
 /// Bytes in one write. Allocated as needed.
 const WRITE_BUFFER: usize = 16 * 1024;
-
-/// The queues of the clients, and the queue to the other relay.
-#[derive(Clone, Debug)]
-pub(super) struct Peers {
-    local: Arc<RwLock<HashMap<u64, mpsc::Sender<Bytes>>>>,
-    link: Option<mpsc::Sender<Bytes>>,
-}
-
-impl Peers {
-    fn insert(&self, id: u64, sender: mpsc::Sender<Bytes>) {
-        self.local.write().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
-    }
-
-    fn remove(&self, id: u64) {
-        self.local.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-    }
-
-    /// Queues a frame for its receiver, here or at the other relay. If the queue is full the frame is lost, which the
-    /// generator reports.
-    fn send(&self, body: Bytes) {
-        let Some(id) = id_of(&body) else { return };
-        let local = self.local.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = local.get(&id).or(self.link.as_ref()) {
-            let _ = sender.try_send(body);
-        }
-    }
-
-    /// Queues a frame from the other relay.
-    pub(super) fn send_here(&self, body: Bytes) {
-        let Some(id) = id_of(&body) else { return };
-        if let Some(sender) = self.local.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            let _ = sender.try_send(body);
-        }
-    }
-}
 
 /// Serves until the task is aborted. Frames for unknown ids go over the link, if there is one.
 pub(super) async fn serve(
@@ -75,7 +35,7 @@ pub(super) async fn serve(
     link: Option<(mpsc::Sender<Bytes>, link::Link)>,
 ) {
     let (sender, link) = link.unzip();
-    let peers = Peers { local: Arc::default(), link: sender };
+    let peers = Peers::new(sender);
     let routes = Router::new().route("/", get(upgrade)).with_state(peers.clone());
     let mut tasks = JoinSet::new();
     if let Some(link) = link {
