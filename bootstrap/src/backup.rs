@@ -13,15 +13,15 @@ use std::{
 
 use chappe_common::{
     beacon::{Beacon, BeaconError, MAX_BEACON},
-    keys::PublicKey,
-    revocation::MAX_REVOCATION_LIST,
+    root_statements::MAX_STATEMENT_LIST,
+    roots::Roots,
 };
 use tar::{Archive, Builder, EntryType, Header};
 use zeroize::Zeroizing;
 
 use crate::{
     config::BootstrapConfig,
-    keys::{BEACON_FILE, DELEGATION_FILE, KeyFileError, ONLINE_KEY_FILE, REVOCATIONS_FILE, load_revocations},
+    keys::{BEACON_FILE, DELEGATION_FILE, KeyFileError, ONLINE_KEY_FILE, REVOCATIONS_FILE, load_statements},
     owner::clock,
     service::{StartError, load_online_key},
     storage::{self, Embedded, MAX_SNAPSHOT, OpenError, Snapshot, SnapshotError},
@@ -32,7 +32,7 @@ const MAX_CONFIG: usize = 256 * 1024;
 /// The most bytes of a key or a delegation, in hexadecimal.
 const MAX_KEY: usize = 4096;
 /// The most bytes that are read of a backup: all parts, and the headers of the format.
-const MAX_BACKUP: usize = MAX_CONFIG + 2 * MAX_KEY + MAX_BEACON + MAX_REVOCATION_LIST + MAX_SNAPSHOT + 64 * 1024;
+const MAX_BACKUP: usize = MAX_CONFIG + 2 * MAX_KEY + MAX_BEACON + MAX_STATEMENT_LIST + MAX_SNAPSHOT + 64 * 1024;
 
 /// A part of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +66,7 @@ impl Part {
             Self::Config => MAX_CONFIG,
             Self::OnlineKey | Self::Delegation => MAX_KEY,
             Self::Beacon => MAX_BEACON,
-            Self::Revocations => MAX_REVOCATION_LIST,
+            Self::Revocations => MAX_STATEMENT_LIST,
             Self::Store => MAX_SNAPSHOT,
         }
     }
@@ -116,9 +116,9 @@ pub enum BackupError {
     /// Keys and delegation do not fit, or have expired.
     #[error(transparent)]
     Keys(#[from] StartError),
-    /// The revocations are damaged or for other roots.
+    /// The statements of roots are damaged.
     #[error(transparent)]
-    Revocations(#[from] KeyFileError),
+    Statements(#[from] KeyFileError),
     /// The beacon is damaged or for other roots.
     #[error("the beacon is not valid")]
     Beacon(#[from] BeaconError),
@@ -145,8 +145,10 @@ impl Backup {
     /// # Errors
     /// A file cannot be read, or keys and delegation do not fit.
     pub fn collect(config: &BootstrapConfig, config_file: &Path) -> Result<Self, BackupError> {
-        match load_online_key(config) {
-            Ok(online) if config.federation.roots.contains(&online.key.public()) => return Err(BackupError::RootKey),
+        let known = load_statements(&config.federation.revocations, config.federation.roots())?;
+        let roots = known.roots.clone();
+        match load_online_key(config, known.into()) {
+            Ok(online) if roots.knows(&online.key.public()) => return Err(BackupError::RootKey),
             // It can be restored with a newer delegation.
             Ok(_) | Err(StartError::DelegationTime) => {}
             Err(error) => return Err(error.into()),
@@ -272,22 +274,23 @@ impl Backup {
                 write_new(file_of(*part, config), bytes)?;
             }
         }
-        let online = load_online_key(config)?.key.public();
         let federation = &config.federation;
-        if federation.roots.contains(&online) {
+        let known = load_statements(&federation.revocations, federation.roots())?;
+        let online = load_online_key(config, known.clone().into())?.key.public();
+        if known.roots.knows(&online) {
             return Err(BackupError::RootKey);
         }
-        if load_revocations(&federation.revocations, &federation.roots)?.iter().any(|revoked| revoked.key == online) {
+        if known.revocations.revokes(&online) {
             return Err(BackupError::Revoked);
         }
-        self.check_beacon(&federation.roots)?;
+        self.check_beacon(&known.roots)?;
         if let Some(bytes) = self.0.get(&Part::Store) {
             Embedded::restore(&config.bootstrap.data_dir, &Snapshot::decode(bytes)?)?;
         }
         Ok(())
     }
 
-    fn check_beacon(&self, roots: &[PublicKey]) -> Result<(), BeaconError> {
+    fn check_beacon(&self, roots: &Roots) -> Result<(), BeaconError> {
         match self.0.get(&Part::Beacon) {
             Some(bytes) => Beacon::decode(bytes.to_vec(), roots, clock().secs()).map(drop),
             None => Ok(()),

@@ -13,8 +13,9 @@ use std::{
 use arc_swap::ArcSwapOption;
 use chappe_common::{
     beacon::{Beacon, BeaconError, MAX_BEACON, SignedBeacon},
-    keys::PublicKey,
+    roots::Roots,
 };
+use chappe_discovery::trust::Trust;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +38,7 @@ enum BeaconFileError {
 /// Watches the file and updates `served`.
 pub(crate) struct BeaconFile {
     path: PathBuf,
-    roots: Vec<PublicKey>,
+    trust: Trust,
     served: Arc<ArcSwapOption<SignedBeacon>>,
     /// Length and modification time of the file when it was last read.
     read: Option<(u64, SystemTime)>,
@@ -47,8 +48,8 @@ pub(crate) struct BeaconFile {
 }
 
 impl BeaconFile {
-    pub(crate) const fn new(path: PathBuf, roots: Vec<PublicKey>, served: Arc<ArcSwapOption<SignedBeacon>>) -> Self {
-        Self { path, roots, served, read: None, logged: None }
+    pub(crate) const fn new(path: PathBuf, trust: Trust, served: Arc<ArcSwapOption<SignedBeacon>>) -> Self {
+        Self { path, trust, served, read: None, logged: None }
     }
 
     /// Checks the file now, and then at intervals of [`CHECK_INTERVAL`] until `stop`.
@@ -70,7 +71,7 @@ impl BeaconFile {
         if self.read == Some(version) {
             return;
         }
-        match read(&self.path, &self.roots).await {
+        match read(&self.path, &self.trust.roots()).await {
             Ok(beacon) => {
                 if self.served.load().as_ref().is_none_or(|served| served.number < beacon.number) {
                     tracing::info!(number = beacon.number, from = %beacon.from, "serving a new beacon");
@@ -96,7 +97,7 @@ fn file_version(file: &Metadata) -> io::Result<(u64, SystemTime)> {
     Ok((file.len(), file.modified()?))
 }
 
-async fn read(path: &Path, roots: &[PublicKey]) -> Result<SignedBeacon, BeaconFileError> {
+async fn read(path: &Path, roots: &Roots) -> Result<SignedBeacon, BeaconFileError> {
     if tokio::fs::metadata(path).await?.len() > MAX_BEACON as u64 {
         return Err(BeaconFileError::TooLong);
     }
@@ -124,7 +125,7 @@ mod tests {
         let path = dir.path().join("beacon");
         let root = SecretKey::from_bytes(&[1; 32]);
         let served: Arc<ArcSwapOption<SignedBeacon>> = Arc::default();
-        let mut file = BeaconFile::new(path.clone(), vec![root.public()], Arc::clone(&served));
+        let mut file = BeaconFile::new(path.clone(), vec![root.public()].into(), Arc::clone(&served));
         let mut check_file = async |content: &[u8]| {
             std::fs::write(&path, content).expect("a writable folder");
             // A second write within one tick of the file system's clock would look unchanged.
@@ -148,7 +149,7 @@ mod tests {
         let root = SecretKey::from_bytes(&[1; 32]);
         let beacon = signed_beacon(5, &root);
         let served: Arc<ArcSwapOption<SignedBeacon>> = Arc::default();
-        let mut file = BeaconFile::new(path.clone(), vec![root.public()], Arc::clone(&served));
+        let mut file = BeaconFile::new(path.clone(), vec![root.public()].into(), Arc::clone(&served));
         // A half-written file with the length and time of the complete one.
         std::fs::write(&path, vec![0; beacon.as_bytes().len()]).expect("a writable folder");
         let written = std::fs::metadata(&path).and_then(|file| file.modified()).expect("a file");

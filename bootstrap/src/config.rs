@@ -14,9 +14,12 @@ pub use chappe_common::config_error::ConfigError;
 use chappe_common::{
     config_error::check_rules,
     directory::{MAX_DIRECTORY_LIFETIME, MAX_NODES},
+    federation::FederationId,
     keys::PublicKey,
     record::MAX_RECORD_LIFETIME,
+    roots::Roots,
     server_url::{Rest, check_url},
+    text_or_nothing,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -124,20 +127,32 @@ impl Default for HttpSection {
 pub struct FederationSection {
     /// The federation's root keys, in base64url.
     pub roots: Vec<PublicKey>,
-    /// The file with the delegation of a root to the online key.
+    /// The federation's id, if its root keys were rotated. Unset, it is the hash of `roots`.
+    #[serde(with = "text_or_nothing")]
+    pub id: Option<FederationId>,
+    /// The file with the delegation of a root to the online key; with one of each root after a rotation.
     pub delegation: PathBuf,
     /// The file with the online key.
     pub online_key: PathBuf,
     /// The file with the federation's newest beacon, if any. It is read again when it changes.
     pub beacon: PathBuf,
-    /// The file with the revocations of online keys, if any. It is read again when it changes.
+    /// The file with the statements of roots, if any: successions, and revocations of online keys. It is read again when it
+    /// changes.
     pub revocations: PathBuf,
+}
+
+impl FederationSection {
+    /// The pinned roots.
+    pub fn roots(&self) -> Roots {
+        Roots::pinned(self.roots.clone(), self.id)
+    }
 }
 
 impl Default for FederationSection {
     fn default() -> Self {
         Self {
             roots: Vec::new(),
+            id: None,
             delegation: PathBuf::from(crate::keys::DELEGATION_FILE),
             online_key: PathBuf::from(crate::keys::ONLINE_KEY_FILE),
             beacon: PathBuf::from(crate::keys::BEACON_FILE),

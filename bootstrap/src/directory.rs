@@ -9,14 +9,18 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use chappe_common::{
     directory::{Delegation, Directory, DirectoryBundle},
+    federation::FederationId,
     keys::SecretKey,
     record::SignedRecord,
     signed::{SignError, Signed},
+    time::UnixTime,
 };
+use chappe_discovery::trust::Trust;
 use http::HeaderValue;
 use serde::Serialize;
 
 use crate::{
+    keys::delegation_at,
     rules::{Listing, Millis},
     storage::SignedDirectory,
 };
@@ -25,8 +29,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct OnlineKey {
     pub(crate) key: SecretKey,
-    /// The root's permission for the key to sign.
-    pub(crate) delegation: Signed<Delegation>,
+    /// The permissions of roots for the key to sign. There is at least one.
+    pub(crate) delegations: Vec<Signed<Delegation>>,
+    /// The roots, of which each may end.
+    pub(crate) trust: Trust,
 }
 
 #[derive(Serialize)]
@@ -47,6 +53,31 @@ struct Servers<'a> {
 }
 
 impl OnlineKey {
+    /// The federation.
+    pub(crate) fn federation(&self) -> FederationId {
+        self.delegations[0].federation
+    }
+
+    /// The delegation under which to sign at `now`, and when what is signed under it ends.
+    fn delegation_at(&self, now: UnixTime) -> (&Signed<Delegation>, UnixTime) {
+        delegation_at(&self.delegations, &self.trust.roots(), now).expect("there is at least one")
+    }
+
+    /// Whether a directory was signed under a root that ends, and another one now takes its place. A registry that knows no
+    /// other root does not sign against those that do.
+    pub(crate) fn replaces_root_of(&self, bundle: &Bytes, now: UnixTime) -> bool {
+        DirectoryBundle::root_of(bundle)
+            .is_some_and(|root| self.trust.roots().ends_at(&root).is_some() && self.delegation_at(now).0.root != root)
+    }
+
+    /// When the last delegation ends.
+    pub(crate) fn ends_at(&self) -> UnixTime {
+        let roots = self.trust.roots();
+        let end =
+            |one: &Signed<Delegation>| roots.ends_at(&one.root).map_or(one.expires_at, |end| end.min(one.expires_at));
+        self.delegations.iter().map(end).max().unwrap_or_default()
+    }
+
     /// Signs the directory of all public nodes. It expires after `lifetime`, or with the delegation.
     ///
     /// # Errors
@@ -59,7 +90,7 @@ impl OnlineKey {
         now: Millis,
     ) -> Result<SignedDirectory, SignError> {
         let issued_at = now.secs();
-        let expires_at = (issued_at + lifetime).min(self.delegation.expires_at);
+        let expires_at = (issued_at + lifetime).min(self.delegation_at(issued_at).1);
         let head = SignedDirectory { seq, issued_at, expires_at, bundle: Bytes::new() };
         Ok(SignedDirectory { bundle: self.sign_shard(nodes, &head, (0, 1))?, ..head })
     }
@@ -75,7 +106,7 @@ impl OnlineKey {
         shard: (u16, u16),
     ) -> Result<Bytes, SignError> {
         let directory = Directory {
-            federation: self.delegation.federation,
+            federation: self.federation(),
             key_id: self.key.public(),
             seq: head.seq,
             issued_at: head.issued_at,
@@ -83,7 +114,7 @@ impl OnlineKey {
             shard,
             nodes: nodes.into_iter().map(|record| record.as_bytes().clone()).collect(),
         };
-        Ok(DirectoryBundle::sign(self.delegation.clone(), directory, &self.key)?.encode().into())
+        Ok(DirectoryBundle::sign(self.delegation_at(head.issued_at).0.clone(), directory, &self.key)?.encode().into())
     }
 
     /// Signs the list of servers for clients that do not read directories. Returns the JSON and the signature of its

@@ -51,7 +51,7 @@ use crate::{
     metrics::{DialLabel, DialOutcome, Metrics, OutcomeLabel},
     owner::{OwnerError, OwnerHandle, StoreFailure, clock},
     published::{Page, Published},
-    revocations::RevocationsFile,
+    root_statements::StatementsFile,
     source, status,
 };
 
@@ -75,7 +75,7 @@ pub(crate) struct AppState {
     pub(crate) store_failure: StoreFailure,
     pub(crate) published: Arc<ArcSwap<Published>>,
     pub(crate) beacon: Arc<ArcSwapOption<SignedBeacon>>,
-    pub(crate) revocations: Arc<RevocationsFile>,
+    pub(crate) statements: Arc<StatementsFile>,
     pub(crate) dialer: Dialer,
     pub(crate) requests: SourceLimiter,
     pub(crate) registrations: SourceLimiter,
@@ -99,7 +99,7 @@ pub(crate) fn router(app: Arc<AppState>) -> Router {
         .route("/v1/removals", post(remove))
         .route("/v1/directory", get(directory).post(full_directory))
         .route("/v1/beacon", get(beacon))
-        .route(chappe_discovery::revocations::PATH, get(revocations).post(revoke))
+        .route(chappe_discovery::trust::PATH, get(root_statements).post(revoke))
         .route("/servers", get(servers))
         .route("/", get(status_page))
         .route(chappe_discovery::join_link::PATH, get(join_page::show))
@@ -260,11 +260,12 @@ async fn beacon(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Respons
     }
 }
 
-async fn revocations(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Response {
-    page_response(Page::new(app.revocations.known().all().encode().into(), true), BYTES, &headers)
+async fn root_statements(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Response {
+    page_response(Page::new(app.statements.known().all().encode().into(), true), BYTES, &headers)
 }
 
-/// Adds a root's revocation of an online key.
+/// Adds a root's revocation of an online key. A succession comes only from the file: otherwise the thief of a root could make
+/// an honest registry spread its own.
 async fn revoke(
     State(app): State<Arc<AppState>>,
     Extension(ClientAddr(client)): Extension<ClientAddr>,
@@ -272,7 +273,7 @@ async fn revoke(
 ) -> Result<Response, Rejection> {
     let note: Signed<KeyRevocation> = decode(&app, client, body).await?;
     let key = note.key.short();
-    app.revocations.add_revocation(note).await?;
+    app.statements.add_revocation(note).await?;
     tracing::info!(key, "applied a root's revocation");
     Ok(Json(json!({ "kept": true })).into_response())
 }

@@ -19,7 +19,7 @@ mod pools;
 mod probe;
 pub mod publish;
 mod published;
-mod revocations;
+mod root_statements;
 mod rules;
 mod server;
 mod service;

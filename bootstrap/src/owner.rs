@@ -76,8 +76,6 @@ pub(crate) enum OwnerError {
 /// How directories are signed.
 pub(crate) struct SigningConfig {
     pub(crate) online: Arc<OnlineKey>,
-    /// The federation's roots.
-    pub(crate) roots: Vec<PublicKey>,
     /// The lifetime of a directory.
     pub(crate) lifetime: Duration,
 }
@@ -207,7 +205,7 @@ impl Owner {
     }
 
     async fn handle_list_request(&mut self, request: &ListRequest, now: Millis) -> Result<(), OwnerError> {
-        if !self.registry.is_operator(&request.key) {
+        if !self.registry.is_operator(&request.key, now.secs()) {
             return self.change(now, false, |registry| registry.accept_list_request(request, now.secs())).await;
         }
         self.registry.check_list_request(request, now.secs())?;
@@ -253,7 +251,8 @@ impl Owner {
         if let Err(error) = self.catch_up(now).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "cannot read the other registries' commits");
         }
-        let renew = (aged || rotates) && self.published.load().head().seq == renewed_from;
+        let is_of_old_root = self.signing.online.replaces_root_of(&self.published.load().head().bundle, now.secs());
+        let renew = (aged || rotates || is_of_old_root) && self.published.load().head().seq == renewed_from;
         // Only a commit shows whether a failed store accepts commits again.
         let renew = renew || self.store_failure.load().is_some();
         // Only compare records here, because changes of the set of nodes were published with the change. Otherwise two
@@ -394,7 +393,8 @@ impl Owner {
     /// The directory is not valid under the roots.
     fn records_of(&self, head: &SignedDirectory, now: Millis) -> Result<Vec<SignedRecord>, DirectoryError> {
         let latest = now.secs().max(head.issued_at).max(Millis(head.seq).secs());
-        let bundle = match DirectoryBundle::decode_old(head.bundle.clone(), &self.signing.roots, latest) {
+        let bundle = match DirectoryBundle::decode_old(head.bundle.clone(), &self.signing.online.trust.roots(), latest)
+        {
             Ok(bundle) => bundle,
             Err(DirectoryError::Empty) => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -418,7 +418,7 @@ impl Owner {
     }
 
     fn warn_about_delegation_expiry(&self, now: Millis) {
-        let rest = self.signing.online.delegation.expires_at.saturating_since(now.secs());
+        let rest = self.signing.online.ends_at().saturating_since(now.secs());
         if rest <= DELEGATION_WARNING {
             let days = rest.as_secs() / (24 * 3600);
             tracing::warn!(days, "the delegation of the online key expires soon; sign a new one with the root key");

@@ -14,11 +14,14 @@ use chappe_common::{
     endpoint::NodeEndpoint,
     keys::SecretKey,
     record::SignedRecord,
-    revocation::{self, Revocations},
+    revocation,
+    root_statements::RootStatements,
     shard::{Issue, ShardBundle},
     signed::{SignError, Signed},
+    succession::SignedSuccession,
     time::UnixTime,
 };
+use chappe_discovery::trust::Trust;
 
 pub use self::{
     dns::{NameError, RecordSet},
@@ -33,6 +36,9 @@ use crate::{
 /// Maximal number of published nodes: six records of fourteen. DNS hosts accept about 8,192 characters for a name. The
 /// limit also keeps the full list from those who want to block all nodes.
 pub const MAX_PUBLISHED: usize = 84;
+/// Maximal number of successions in DNS, 310 characters each. A client that was away for longer learns the chain from a
+/// registry or a node.
+const MAX_SUCCESSIONS_IN_DNS: usize = 2;
 /// The shard number of a mirror's directory that is not complete. No registry uses it.
 const MIRROR: (u16, u16) = (PARTS, PARTS + 1);
 
@@ -44,7 +50,7 @@ pub struct Publication {
     nodes: usize,
     without_endpoint: usize,
     shards: Vec<String>,
-    revocations: Vec<String>,
+    statements: Vec<String>,
     mirror: Bytes,
 }
 
@@ -96,7 +102,7 @@ impl Publication {
         let picked = pools.select_up_to(&all, PARTS, Slot::containing(issued_at), MAX_PUBLISHED);
         let endpoints: Vec<_> = picked.iter().filter_map(|record| endpoint_of(record)).collect();
         let shards = ShardBundle::sign_all(&delegation, &endpoints, Issue { seq, issued_at, expires_at }, &key)?;
-        let online = Arc::new(OnlineKey { key, delegation });
+        let online = Arc::new(OnlineKey { key, delegations: vec![delegation], trust: Trust::default() });
         let mirror = if picked.len() == all.len() {
             bundle.encode().into()
         } else {
@@ -109,15 +115,19 @@ impl Publication {
             nodes: picked.len(),
             without_endpoint: picked.len() - endpoints.len(),
             shards: shards.iter().map(ShardBundle::to_text).collect(),
-            revocations: Vec::new(),
+            statements: Vec::new(),
             mirror,
         })
     }
 
-    /// Adds the revocations of online keys to the records for DNS.
+    /// Adds the statements of roots to the records for DNS: all revocations, and the last [`MAX_SUCCESSIONS_IN_DNS`]
+    /// successions.
     #[must_use]
-    pub fn with_revocations(mut self, known: &Revocations) -> Self {
-        self.revocations = known.iter().map(revocation::to_text).collect();
+    pub fn with_statements(mut self, known: &RootStatements) -> Self {
+        let successions = known.roots.successions();
+        let last = &successions[successions.len().saturating_sub(MAX_SUCCESSIONS_IN_DNS)..];
+        let revocations = known.revocations.iter().map(revocation::to_text);
+        self.statements = last.iter().map(SignedSuccession::to_text).chain(revocations).collect();
         self
     }
 
@@ -146,7 +156,7 @@ impl Publication {
         self.without_endpoint
     }
 
-    /// The contents of the TXT records: shards, then revocations. There is at least one.
+    /// The contents of the TXT records: shards, then statements of roots. There is at least one.
     ///
     /// # Errors
     /// No node fits into DNS.
@@ -154,7 +164,7 @@ impl Publication {
         if self.endpoints() == 0 {
             return Err(PublishError::NoPlace);
         }
-        Ok(self.shards.iter().chain(&self.revocations).cloned().collect())
+        Ok(self.shards.iter().chain(&self.statements).cloned().collect())
     }
 
     /// The directory for a mirror. Served as a file, it replaces a registry's response.

@@ -119,7 +119,7 @@ impl Published {
     }
 
     pub(crate) fn federation(&self) -> FederationId {
-        self.directories.online.delegation.federation
+        self.directories.online.federation()
     }
 
     /// Whether the node is listed, even if it is not public.

@@ -24,6 +24,7 @@ use chappe_common::{
     special,
     time::UnixTime,
 };
+use chappe_discovery::trust::Trust;
 
 pub(crate) use self::{
     caps::{Caps, counted_addrs, wide_network},
@@ -112,8 +113,8 @@ pub(crate) struct RuleConfig {
     pub(crate) federation: FederationId,
     /// The online key, which identifies this registry.
     pub(crate) online: PublicKey,
-    /// The keys that may remove nodes: the roots and the online key.
-    pub(crate) operators: Vec<PublicKey>,
+    /// The roots. They and the online key may remove nodes.
+    pub(crate) trust: Trust,
     /// Maximal number of listed nodes.
     pub(crate) max_nodes: usize,
     /// A node is delisted if it has not proved its key for this time.
@@ -286,7 +287,7 @@ impl RegistryState {
     /// # Errors
     /// The removal is not valid here, or a later one is known.
     pub(crate) fn remove(&self, removal: Signed<NodeRemoval>, now: UnixTime) -> Result<Vec<Change>, RuleRejection> {
-        removal.check(self.config.federation, &self.config.operators, now)?;
+        removal.check(self.config.federation, &self.operators(now), now)?;
         let stored = self.removals.get(&removal.node);
         match stored {
             Some(stored) if stored.removal.as_bytes() == removal.as_bytes() => return Ok(Vec::new()),
@@ -330,8 +331,14 @@ impl RegistryState {
     }
 
     /// Whether the key belongs to an operator.
-    pub(crate) fn is_operator(&self, key: &PublicKey) -> bool {
-        self.config.operators.contains(key)
+    pub(crate) fn is_operator(&self, key: &PublicKey, now: UnixTime) -> bool {
+        self.operators(now).contains(key)
+    }
+
+    fn operators(&self, now: UnixTime) -> Vec<PublicKey> {
+        let mut keys = self.config.trust.roots().accepted(now);
+        keys.push(self.config.online);
+        keys
     }
 
     /// The nodes whose next probe is due, the longest overdue first.

@@ -9,7 +9,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use chappe_common::{federation::FederationId, keys::SecretKey, task_failure::TaskFailure};
+use chappe_common::{directory::Delegation, keys::SecretKey, signed::Signed, task_failure::TaskFailure};
+use chappe_discovery::trust::Trust;
 use futures_util::FutureExt as _;
 use tokio::{
     net::TcpListener,
@@ -24,13 +25,13 @@ use crate::{
     dial::Dialer,
     directory::OnlineKey,
     http::{AppState, admin_router, health_router, router},
-    keys::{KeyFileError, load_delegation, load_secret_key},
+    keys::{KeyFileError, load_delegations, load_secret_key, load_statements},
     limits::SourceLimiter,
     metrics::Metrics,
     owner::{Owner, SigningConfig, clock},
     probe,
     published::Published,
-    revocations::RevocationsFile,
+    root_statements::StatementsFile,
     rules::{Caps, RegistryState, RuleConfig},
     server::{MAX_ADMIN_CONNECTIONS, Server},
     storage::{self, StoreError},
@@ -109,14 +110,14 @@ impl Bootstrap {
     /// A file, key or address is not usable.
     pub async fn spawn(config: BootstrapConfig) -> Result<Self, StartError> {
         config.check()?;
-        let online = load_online_key(&config)?;
         let federation = &config.federation;
+        let trust = Trust::from(load_statements(&federation.revocations, federation.roots())?);
+        let online = load_online_key(&config, trust.clone())?;
         let own = online.key.public();
-        let revocations = RevocationsFile::load(federation.revocations.clone(), federation.roots.clone(), own)?;
-        if revocations.known().revokes(&own) {
+        if trust.revokes(&own) {
             return Err(StartError::Revoked);
         }
-        let revocations = Arc::new(revocations);
+        let statements = Arc::new(StatementsFile::new(federation.revocations.clone(), trust.clone(), own));
         let listener = listen(config.http.listen, "http.listen").await?;
         let admin_listener = match config.admin.listen {
             Some(addr) => Some(listen(addr, "admin.listen").await?),
@@ -128,8 +129,8 @@ impl Bootstrap {
         let online = Arc::new(online);
         let registry = RegistryState::new(rule_config(&config, &online), clock().secs());
         let store = storage::open(&config).await?;
-        let (roots, lifetime) = (config.federation.roots.clone(), config.directory.lifetime);
-        let owner = Owner::start(registry, store, SigningConfig { online, roots, lifetime }, Arc::clone(&metrics))
+        let lifetime = config.directory.lifetime;
+        let owner = Owner::start(registry, store, SigningConfig { online, lifetime }, Arc::clone(&metrics))
             .await
             .map_err(|error| StartError::FirstDirectory(Box::new(error)))?;
 
@@ -152,7 +153,7 @@ impl Bootstrap {
             store_failure,
             published: Arc::clone(&bootstrap.published),
             beacon: Arc::default(),
-            revocations: Arc::clone(&revocations),
+            statements: Arc::clone(&statements),
             dialer,
             requests: SourceLimiter::new(limits.requests_per_minute, &limits.exempt),
             registrations: SourceLimiter::new(limits.registrations_per_minute, &limits.exempt),
@@ -164,9 +165,9 @@ impl Bootstrap {
         bootstrap.tasks.spawn("probes", probe::run(Arc::clone(&app), bootstrap.tasks_stop.clone()));
         bootstrap.tasks.spawn("expiry", drop_inactive(Arc::clone(&app), bootstrap.tasks_stop.clone()));
         let federation = &config.federation;
-        let file = BeaconFile::new(federation.beacon.clone(), federation.roots.clone(), Arc::clone(&app.beacon));
+        let file = BeaconFile::new(federation.beacon.clone(), trust, Arc::clone(&app.beacon));
         bootstrap.tasks.spawn("beacon", file.watch(bootstrap.tasks_stop.clone()));
-        bootstrap.tasks.spawn("revocations", revocations.watch(bootstrap.tasks_stop.clone()));
+        bootstrap.tasks.spawn("root statements", statements.watch(bootstrap.tasks_stop.clone()));
         let servers = [
             ("http", Some(listener), router(Arc::clone(&app)), limits.max_connections),
             ("admin", admin_listener, admin_router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS),
@@ -261,11 +262,10 @@ impl ServiceTasks {
 }
 
 fn rule_config(config: &BootstrapConfig, online: &OnlineKey) -> RuleConfig {
-    let federation = &config.federation;
     RuleConfig {
-        federation: FederationId::of_roots(&federation.roots),
+        federation: online.federation(),
         online: online.key.public(),
-        operators: federation.roots.iter().copied().chain([online.key.public()]).collect(),
+        trust: online.trust.clone(),
         max_nodes: config.limits.max_nodes,
         node_timeout: config.directory.node_timeout,
         caps: Caps::new(config.caps.clone(), &config.limits.exempt),
@@ -288,24 +288,29 @@ async fn drop_inactive(app: Arc<AppState>, stop: CancellationToken) {
     }
 }
 
-/// The online key and its delegation, checked against the configuration and the clock.
-pub(crate) fn load_online_key(config: &BootstrapConfig) -> Result<OnlineKey, StartError> {
+/// The online key and its delegations, checked against the configuration and the clock.
+pub(crate) fn load_online_key(config: &BootstrapConfig, trust: Trust) -> Result<OnlineKey, StartError> {
     let federation = &config.federation;
     let key = load_secret_key(&federation.online_key)?;
-    let delegation = load_delegation(&federation.delegation)?;
-    let now = clock().secs();
-    if !federation.roots.contains(&delegation.root)
-        || delegation.federation != FederationId::of_roots(&federation.roots)
-    {
+    let mut delegations = load_delegations(&federation.delegation)?;
+    let (now, roots) = (clock().secs(), trust.roots());
+    delegations.retain(|one| roots.knows(&one.root) && one.federation == roots.federation());
+    if delegations.is_empty() {
         return Err(StartError::Root);
     }
-    if delegation.key != key.public() {
+    delegations.retain(|one| one.key == key.public());
+    if delegations.is_empty() {
         return Err(StartError::Delegate);
     }
-    if delegation.expires_at <= now || delegation.not_before > now + chappe_common::record::MAX_CLOCK_SKEW {
+    let counts = |one: &Signed<Delegation>| {
+        roots.accepts(&one.root, now)
+            && one.expires_at > now
+            && one.not_before <= now + chappe_common::record::MAX_CLOCK_SKEW
+    };
+    if !delegations.iter().any(counts) {
         return Err(StartError::DelegationTime);
     }
-    Ok(OnlineKey { key, delegation })
+    Ok(OnlineKey { key, delegations, trust })
 }
 
 #[cfg(test)]

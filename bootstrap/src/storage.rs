@@ -12,7 +12,7 @@ mod snapshot;
 mod tests;
 
 use bytes::Bytes;
-use chappe_common::{federation::FederationId, time::UnixTime};
+use chappe_common::time::UnixTime;
 use futures_util::future::BoxFuture;
 
 use crate::{
@@ -111,7 +111,7 @@ pub(crate) trait Store: Send + 'static {
 pub(crate) async fn open(config: &BootstrapConfig) -> Result<Box<dyn Store>, StoreError> {
     let StorageSection { url, ca } = &config.storage;
     if let Some(url) = url {
-        let federation = FederationId::of_roots(&config.federation.roots);
+        let federation = config.federation.roots().federation();
         return Ok(Box::new(Postgres::connect(url.as_str(), ca.as_deref(), federation).await?));
     }
     let dir = config.bootstrap.data_dir.clone();

@@ -281,6 +281,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("client.acme.profile", r#""shortlived""#),
     ("client.acme.challenge", r#""auto", "http-01" or "tls-alpn-01""#),
     ("federation.roots", r#"["v2QMrXxJhx23z5wSvIBBVgNxHzazz0Rp_0KbIfid-Jk"]"#),
+    ("federation.id", r#""c8b1d2a07f3e4d5c9a6b8e7f0d1c2b3a""#),
     ("federation.issuers", r#"["v2QMrXxJhx23z5wSvIBBVgNxHzazz0Rp_0KbIfid-Jk"]"#),
     ("federation.allow", r#"["F8cTagOZCMHFf5bRobXUl0a1jfovZgfRvMFDPw5Do2M"]"#),
     ("federation.ticket", "the text that `chappe node invite` prints, in quotes"),

@@ -9,10 +9,23 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use chappe_client::{Client, ClientBuilder, profile::Profile};
-use chappe_common::{keys::PublicKey, time::UnixTime};
+use chappe_common::{
+    federation::FederationId, keys::PublicKey, root_statements::ListOrigin, roots::Roots, text_or_nothing,
+    time::UnixTime,
+};
 use chappe_discovery::{
-    Discovery, DiscoveryBuilder, dns, doh::Provider, federation, invite::Invite, manual::ManualNode, names::Scope,
-    net::Net, private_file, proxy::Proxies, registry::Endpoint, tls,
+    Discovery, DiscoveryBuilder, dns,
+    doh::Provider,
+    federation,
+    invite::Invite,
+    manual::ManualNode,
+    names::Scope,
+    net::Net,
+    private_file,
+    proxy::Proxies,
+    registry::Endpoint,
+    tls,
+    trust::{self, Trust},
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -66,6 +79,10 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "KEY", value_parser = parse_root, allow_hyphen_values = true)]
     root: Vec<PublicKey>,
 
+    /// Id of the federation, if its root keys were rotated and --root names later ones; stored in the profile
+    #[arg(long, value_name = "ID", requires = "root")]
+    federation: Option<FederationId>,
+
     /// Accept private addresses from links, contacts and the system's resolver; stored in the profile
     #[arg(long = "private-network", alias = "test")]
     test: bool,
@@ -110,6 +127,9 @@ fn over_https(texts: &[String]) -> Result<Net> {
 pub(crate) struct NetworkConfig {
     registries: Vec<String>,
     roots: Vec<PublicKey>,
+    /// The federation's id, if the roots are not its founding ones.
+    #[serde(skip_serializing_if = "Option::is_none", with = "text_or_nothing")]
+    federation: Option<FederationId>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     dns: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -196,7 +216,15 @@ pub(crate) async fn learn_federation(profile: &Path, link: &Invite) -> Result<()
     for (node, url) in link.nodes() {
         match federation::fetch_from_node(&url, hosts, federation, &net).await {
             Ok(info) => {
-                network.roots = info.roots;
+                let mut roots = Roots::from(info.roots);
+                // Later roots are pinned at once. Without an answer, a search leads to them.
+                if let Ok(statements) = trust::fetch_from_node(&url, hosts, &net).await {
+                    let trust = Trust::from(roots);
+                    trust.learn(statements, ListOrigin::Peer(SystemTime::now().into()));
+                    roots = trust.roots();
+                }
+                network.federation = roots.is_rotated().then_some(federation);
+                network.roots = roots.current();
                 network.registries.extend(info.registries);
                 network.dns.extend(info.dns);
                 return network.save(profile);
@@ -266,6 +294,7 @@ impl NetworkArgs {
         Ok(Some(NetworkConfig {
             registries: self.registry.clone(),
             roots: self.root.clone(),
+            federation: self.federation,
             dns: self.dns.clone(),
             nodes: self.node.clone(),
             ..NetworkConfig::default()
@@ -278,6 +307,7 @@ impl NetworkArgs {
 struct Sources {
     endpoints: Vec<Endpoint>,
     roots: Vec<PublicKey>,
+    federation: Option<FederationId>,
     zones: Vec<String>,
     providers: Vec<Provider>,
     system_resolver: bool,
@@ -288,7 +318,7 @@ struct Sources {
 
 impl Sources {
     fn add_to(self, builder: DiscoveryBuilder) -> DiscoveryBuilder {
-        let mut builder = builder.registry(self.endpoints, self.roots);
+        let mut builder = builder.registry(self.endpoints, self.roots).federation(self.federation);
         if self.system_resolver {
             builder = builder.system_resolver();
         }
@@ -321,6 +351,7 @@ impl NetworkConfig {
         Ok(Sources {
             endpoints: parse_all(&self.registries)?,
             roots: self.roots.clone(),
+            federation: self.federation,
             zones: self.dns.clone(),
             providers: parse_all(&self.doh)?,
             system_resolver: self.system_resolver,

@@ -122,7 +122,7 @@ fn a_beacon_lists_the_nodes_of_the_directory_and_the_registry_serves_it() {
         let mut made = Running::start(&mut chappe(&[&args[..], &[arg(file), "--from", from]].concat()));
         let made = made.event("made");
         let root: PublicKey = federation.root.parse().expect("a key");
-        let beacon = Beacon::decode(fs::read(file).expect("a file"), &[root], SystemTime::now().into());
+        let beacon = Beacon::decode(fs::read(file).expect("a file"), &[root].into(), SystemTime::now().into());
         let beacon = beacon.expect("a beacon");
         assert_eq!((made["number"].as_u64(), made["eligible"].as_u64()), (Some(beacon.number), Some(1)));
         beacon
@@ -198,12 +198,14 @@ fn the_operator_publishes_the_nodes_and_removes_one() {
     let zone = texts(&publish(&["--name", "chappe.example.org"])).0;
     assert!(zone.starts_with("chappe.example.org. 300 IN TXT \"chappe1="), "{zone}");
     let txt = texts(&publish(&["--format", "txt"])).0;
-    let shard = ShardBundle::decode(txt.trim().as_bytes(), &[root], now()).expect("a shard").expect("one that counts");
+    let shard =
+        ShardBundle::decode(txt.trim().as_bytes(), &[root].into(), now()).expect("a shard").expect("one that counts");
     assert_eq!(shard.shard().nodes.len(), 1);
     let node = shard.shard().nodes[0].node().to_string();
     let mirror = federation.dir.path().join("directory.bin");
     assert!(publish(&["--format", "mirror", "--output", arg(&mirror)]).status.success());
-    let bundle = DirectoryBundle::decode(fs::read(&mirror).expect("a file"), &[root], now()).expect("a directory");
+    let bundle =
+        DirectoryBundle::decode(fs::read(&mirror).expect("a file"), &[root].into(), now()).expect("a directory");
     assert_eq!((bundle.directory().seq, bundle.records(now()).count()), (shard.shard().seq, 1));
     assert!(texts(&publish(&[])).1.contains("--name is required"));
 

@@ -157,6 +157,11 @@ impl TicketChain {
         [&length.to_le_bytes()[..], grant.as_bytes(), self.ticket.as_bytes()].concat()
     }
 
+    /// The key that may invite: that of the grant, or of the ticket.
+    pub fn issuer(&self) -> PublicKey {
+        self.grant.as_ref().map_or(self.ticket.issuer, |grant| grant.issuer)
+    }
+
     /// The federation of the ticket.
     pub fn federation(&self) -> FederationId {
         self.ticket.federation

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     federation::FederationId,
     keys::{NodeId, PublicKey},
+    roots::Roots,
     signed::{DecodeError, Signable, Signed},
     time::UnixTime,
 };
@@ -95,9 +96,9 @@ impl Beacon {
     ///
     /// # Errors
     /// The bytes are not a valid beacon.
-    pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey], now: UnixTime) -> Result<SignedBeacon, BeaconError> {
+    pub fn decode(bytes: impl Into<Bytes>, roots: &Roots, now: UnixTime) -> Result<SignedBeacon, BeaconError> {
         let beacon = Signed::<Self>::decode(bytes)?;
-        beacon.check(FederationId::of_roots(roots), roots, now)?;
+        beacon.check(roots, now)?;
         Ok(beacon)
     }
 
@@ -105,11 +106,11 @@ impl Beacon {
     ///
     /// # Errors
     /// The beacon is not valid.
-    pub fn check(&self, federation: FederationId, roots: &[PublicKey], now: UnixTime) -> Result<(), BeaconError> {
-        if self.federation != federation {
+    pub fn check(&self, roots: &Roots, now: UnixTime) -> Result<(), BeaconError> {
+        if self.federation != roots.federation() {
             return Err(BeaconError::Federation);
         }
-        if !roots.contains(&self.root) {
+        if !roots.accepts(&self.root, now) {
             return Err(BeaconError::Root);
         }
         if self.from > now + MAX_AHEAD {
@@ -145,13 +146,14 @@ mod tests {
     fn a_beacon_is_valid_in_its_federation_and_not_far_ahead() {
         let (beacon, root) = (beacon(vec![id(1)]), SecretKey::from_bytes(&[1; 32]).public());
         let federation = beacon.federation;
-        assert_eq!(beacon.check(federation, &[root], NOW), Ok(()));
-        assert_eq!(beacon.check(FederationId::of_roots(&[]), &[root], NOW), Err(BeaconError::Federation));
-        assert_eq!(beacon.check(federation, &[], NOW), Err(BeaconError::Root));
+        let roots = Roots::from([root]);
+        assert_eq!(beacon.check(&roots, NOW), Ok(()));
+        assert_eq!(beacon.check(&Roots::default(), NOW), Err(BeaconError::Federation));
+        assert_eq!(beacon.check(&Roots::pinned(Vec::new(), Some(federation)), NOW), Err(BeaconError::Root));
         let week_before = UnixTime::from_secs(NOW.as_secs() - MAX_AHEAD.as_secs());
-        assert_eq!(beacon.check(federation, &[root], week_before), Ok(()));
+        assert_eq!(beacon.check(&roots, week_before), Ok(()));
         let earlier = UnixTime::from_secs(week_before.as_secs() - 1);
-        assert_eq!(beacon.check(federation, &[root], earlier), Err(BeaconError::Future));
+        assert_eq!(beacon.check(&roots, earlier), Err(BeaconError::Future));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::{
     federation::FederationId,
     keys::{PublicKey, SecretKey},
     record::{MAX_CLOCK_SKEW, NodeRecord, RecordError, SignedRecord},
-    signed::{DecodeError, SignError, Signable, Signed},
+    roots::Roots,
+    signed::{DecodeError, SignError, Signable, Signed, Unverified},
     time::UnixTime,
 };
 
@@ -108,7 +109,7 @@ pub enum DirectoryError {
     /// The directory is of another federation than the pinned one.
     #[error("the directory is of another federation")]
     Federation,
-    /// The delegation is not signed by a pinned root.
+    /// The delegation is not signed by a pinned root, or by one that follows it.
     #[error("the delegation is not signed by a pinned root")]
     Root,
     /// The directory is not signed by the delegated key.
@@ -146,11 +147,11 @@ impl DirectoryBundle {
         join(&self.delegation, &self.directory)
     }
 
-    /// Decodes a bundle and verifies it against the pinned roots at `now`.
+    /// Decodes a bundle and verifies it against the roots at `now`.
     ///
     /// # Errors
     /// The bytes are not a valid bundle.
-    pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey], now: UnixTime) -> Result<Self, DirectoryError> {
+    pub fn decode(bytes: impl Into<Bytes>, roots: &Roots, now: UnixTime) -> Result<Self, DirectoryError> {
         Self::decode_at(bytes.into(), roots, now, Age::Counts)
     }
 
@@ -159,15 +160,15 @@ impl DirectoryBundle {
     ///
     /// # Errors
     /// As [`DirectoryBundle::decode`], except [`DirectoryError::Expired`].
-    pub fn decode_old(bytes: impl Into<Bytes>, roots: &[PublicKey], now: UnixTime) -> Result<Self, DirectoryError> {
+    pub fn decode_old(bytes: impl Into<Bytes>, roots: &Roots, now: UnixTime) -> Result<Self, DirectoryError> {
         Self::decode_at(bytes.into(), roots, now, Age::MayBeOver)
     }
 
-    fn decode_at(bytes: Bytes, roots: &[PublicKey], now: UnixTime, age: Age) -> Result<Self, DirectoryError> {
+    fn decode_at(bytes: Bytes, roots: &Roots, now: UnixTime, age: Age) -> Result<Self, DirectoryError> {
         if bytes.len() > MAX_BUNDLE {
             return Err(DecodeError::Length.into());
         }
-        let (delegation, rest) = split(bytes, roots)?;
+        let (delegation, rest) = split(bytes, roots, now, age)?;
         let directory = Signed::<Directory>::decode(rest)?;
         let Directory { federation, key_id, seq, issued_at, expires_at, .. } = *directory;
         let terms = Terms { federation, key_id, seq, issued_at, expires_at, is_empty: directory.nodes.is_empty() };
@@ -178,6 +179,12 @@ impl DirectoryBundle {
     /// The part that the online key has signed: all but the delegation, which may be renewed independently.
     pub fn list_of(bytes: &Bytes) -> Option<Bytes> {
         parts(bytes.clone()).map(|(_, list)| list)
+    }
+
+    /// The root that signed the delegation in front of an encoded list. Nothing is verified.
+    pub fn root_of(bytes: &Bytes) -> Option<PublicKey> {
+        let (delegation, _) = parts(bytes.clone())?;
+        Unverified::<Delegation>::decode(delegation).ok().map(|delegation| delegation.value().root)
     }
 
     /// The verified directory.
@@ -236,22 +243,31 @@ pub(crate) fn parts(mut bytes: Bytes) -> Option<(Bytes, Bytes)> {
     (len <= bytes.len()).then(|| (bytes.split_to(len), bytes))
 }
 
-/// Returns the delegation, verified against the pinned roots, and the bytes of the list.
-pub(crate) fn split(bytes: Bytes, roots: &[PublicKey]) -> Result<(Signed<Delegation>, Bytes), DirectoryError> {
+/// Returns the delegation, verified against the roots at `now`, and the bytes of the list.
+pub(crate) fn split(
+    bytes: Bytes,
+    roots: &Roots,
+    now: UnixTime,
+    age: Age,
+) -> Result<(Signed<Delegation>, Bytes), DirectoryError> {
     let (delegation, bytes) = parts(bytes).ok_or(DecodeError::Length)?;
     let delegation = Signed::<Delegation>::decode(delegation)?;
-    if roots.contains(&delegation.root) { Ok((delegation, bytes)) } else { Err(DirectoryError::Root) }
+    let is_accepted = match age {
+        Age::Counts => roots.accepts(&delegation.root, now),
+        Age::MayBeOver => roots.knows(&delegation.root),
+    };
+    if is_accepted { Ok((delegation, bytes)) } else { Err(DirectoryError::Root) }
 }
 
 /// Checks the times and the federation of a verified list at `now`.
 pub(crate) fn check(
     delegation: &Delegation,
     list: &Terms,
-    roots: &[PublicKey],
+    roots: &Roots,
     now: UnixTime,
     age: Age,
 ) -> Result<(), DirectoryError> {
-    let federation = FederationId::of_roots(roots);
+    let federation = roots.federation();
     if delegation.federation != federation || list.federation != federation {
         return Err(DirectoryError::Federation);
     }

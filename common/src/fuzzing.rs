@@ -22,10 +22,13 @@ use crate::{
     list_request::ListRequest,
     record::{NodeLeave, NodeRecord},
     removal::NodeRemoval,
-    revocation::{KeyRevocation, Revocations},
+    revocation::KeyRevocation,
+    root_statements::{ListOrigin, RootStatements},
+    roots::Roots,
     shard::{Shard, ShardBundle},
     signed::{self, Signable, Signed},
     special,
+    succession::{RootSuccession, RootSuccessor, SignedSuccession},
     time::UnixTime,
 };
 
@@ -116,14 +119,31 @@ pub const REMOVAL: (&str, fn(&[u8]) -> bool) = ("removal", |body| inside::<NodeR
 /// A revocation.
 pub const REVOCATION: (&str, fn(&[u8]) -> bool) = ("revocation", |body| {
     inside::<KeyRevocation>(body, |value| {
-        let _ = value.check(&[value.root]);
+        let _ = value.check(&[value.root].into(), NOW);
     })
 });
-/// A list of revocations.
-pub const REVOCATIONS: (&str, fn(&[u8]) -> bool) = ("list of revocations", |bytes| {
-    let Ok(list) = Revocations::decode(bytes.to_vec(), &[ROOT.public()]) else { return false };
-    assert_eq!(Revocations::decode(list.encode(), &[ROOT.public()]), Ok(list.clone()));
-    !list.is_empty()
+/// What an old root signs about its successor.
+pub const SUCCESSOR: (&str, fn(&[u8]) -> bool) = ("root successor", |body| inside::<RootSuccessor>(body, |_| {}));
+/// A succession, as its new root signs it.
+pub const SUCCESSION: (&str, fn(&[u8]) -> bool) = ("root succession", |body| inside::<RootSuccession>(body, |_| {}));
+/// A succession with both signatures.
+pub const SIGNED_SUCCESSION: (&str, fn(&[u8]) -> bool) = ("signed succession", |bytes| {
+    let Ok(read) = SignedSuccession::decode(bytes.to_vec()) else { return false };
+    assert_eq!(SignedSuccession::from_text(read.to_text().as_bytes()), Some(Ok(read.clone())));
+    let mut roots = Roots::from([ROOT.public()]);
+    let _ = roots.learn([&read]);
+    assert!(roots.accepted(NOW).iter().all(|root| roots.knows(root)));
+    true
+});
+/// A list of the roots' statements.
+pub const ROOT_STATEMENTS: (&str, fn(&[u8]) -> bool) = ("list of root statements", |bytes| {
+    let read = |bytes: Vec<u8>| {
+        let mut all = RootStatements::from(Roots::from([ROOT.public()]));
+        all.learn_list(bytes, ListOrigin::Peer(NOW)).map(|_| all)
+    };
+    let Ok(list) = read(bytes.to_vec()) else { return false };
+    assert_eq!(read(list.encode()), Ok(list.clone()));
+    list.all().next().is_some()
 });
 /// A list request.
 pub const LIST_REQUEST: (&str, fn(&[u8]) -> bool) = ("list request", |body| {
@@ -140,7 +160,7 @@ pub const GRANT: (&str, fn(&[u8]) -> bool) = ("grant", |body| inside::<IssuerGra
 /// A beacon.
 pub const BEACON: (&str, fn(&[u8]) -> bool) = ("beacon", |body| {
     inside::<Beacon>(body, |value| {
-        let _ = (value.check(value.federation, &[value.root], NOW), value.in_force(NOW));
+        let _ = (value.check(&[value.root].into(), NOW), value.in_force(NOW));
     })
 });
 /// A delegation.
@@ -152,7 +172,7 @@ pub const DIRECTORY: (&str, fn(&[u8]) -> bool) = ("directory", |body| {
         let Ok(list) = Signed::sign(directory.clone(), &*ONLINE) else { return };
         let bytes = [&DELEGATION, &list.as_bytes()[..]].concat();
         // The records in it have their own signatures.
-        if let Ok(bundle) = DirectoryBundle::decode(bytes, &[ROOT.public()], NOW) {
+        if let Ok(bundle) = DirectoryBundle::decode(bytes, &[ROOT.public()].into(), NOW) {
             assert!(bundle.records_old(NOW).count() <= directory.nodes.len());
         }
     })
@@ -166,12 +186,12 @@ pub const SHARD: (&str, fn(&[u8]) -> bool) = ("shard", |body| {
 
 /// A delegation and a directory with their signatures.
 pub const BUNDLE: (&str, fn(&[u8]) -> bool) = ("directory as a whole", |input| {
-    let bundle = DirectoryBundle::decode(input.to_vec(), &[ROOT.public()], NOW);
+    let bundle = DirectoryBundle::decode(input.to_vec(), &[ROOT.public()].into(), NOW);
     outside(input, bundle.is_ok(), || bytes("directory"))
 });
 
 fn reads_shard(text: &[u8]) -> bool {
-    matches!(ShardBundle::decode(text, &[ROOT.public()], NOW), Some(Ok(_)))
+    matches!(ShardBundle::decode(text, &[ROOT.public()].into(), NOW), Some(Ok(_)))
 }
 
 /// The bytes of the vectors' shard.
@@ -241,6 +261,7 @@ mod tests {
         run(SIGNED_LEAVE, &[bytes("node_leave")]);
         run(SIGNED_REMOVAL, &[bytes("node_removal")]);
         run(SIGNED_REVOCATION, &[bytes("key_revocation")]);
+        run(SIGNED_SUCCESSION, &[bytes("root_succession")]);
         run(SIGNED_LIST_REQUEST, &[bytes("list_request")]);
         run(SIGNED_LEASE, &[bytes("lease")]);
         run(SIGNED_TICKET, &[bytes("ticket")]);
@@ -263,9 +284,14 @@ mod tests {
         run(LEAVE, &[body("node_leave")]);
         run(REMOVAL, &[body("node_removal")]);
         run(REVOCATION, &[body("key_revocation")]);
-        let value = bytes("key_revocation");
-        let len = u16::try_from(value.len()).expect("a short value").to_le_bytes();
-        run(REVOCATIONS, &[[&len[..], &value].concat()]);
+        run(SUCCESSOR, &[body("root_successor")]);
+        run(SUCCESSION, &[body("root_succession")]);
+        let list = ["root_succession", "key_revocation"].map(|name| {
+            let value = bytes(name);
+            let len = u16::try_from(value.len()).expect("a short value").to_le_bytes();
+            [&len[..], &value].concat()
+        });
+        run(ROOT_STATEMENTS, &[list.concat()]);
         run(TICKET, &[body("ticket")]);
         run(GRANT, &[body("admission_grant")]);
         run(LIST_REQUEST, &[body("list_request")]);

@@ -1,15 +1,15 @@
 //! Revocations: a root's statement that everything an online key signs is invalid, before its delegation ends.
 //!
-//! A revocation never expires and is accepted whatever the clock: otherwise a delegation could be replayed while a
-//! client's clock is wrong. Only roots can sign one, and at most [`MAX_REVOCATIONS`] are kept.
+//! A revocation never expires. Only roots can sign one, and at most [`MAX_REVOCATIONS`] are kept. The signature of a root
+//! that has ended counts only if it was learned before that.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     federation::FederationId,
     keys::PublicKey,
+    roots::Roots,
     signed::{DecodeError, Signable, Signed},
     time::UnixTime,
 };
@@ -40,9 +40,6 @@ pub type SignedRevocation = Signed<KeyRevocation>;
 /// The revocation is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RevocationError {
-    /// The bytes are not a revocation, or not a list of them.
-    #[error("not a revocation")]
-    Decode(#[from] DecodeError),
     /// The revocation is of another federation.
     #[error("the revocation is of another federation")]
     Federation,
@@ -66,25 +63,26 @@ impl Signable for KeyRevocation {
 }
 
 impl KeyRevocation {
-    /// Checks the revocation against the pinned roots.
+    /// Checks the revocation against the roots at `now`.
     ///
     /// # Errors
     /// The revocation is not valid.
-    pub fn check(&self, roots: &[PublicKey]) -> Result<(), RevocationError> {
-        if self.federation != FederationId::of_roots(roots) {
+    pub fn check(&self, roots: &Roots, now: UnixTime) -> Result<(), RevocationError> {
+        if self.federation != roots.federation() {
             return Err(RevocationError::Federation);
         }
-        if roots.contains(&self.root) { Ok(()) } else { Err(RevocationError::Root) }
+        if roots.accepts(&self.root, now) { Ok(()) } else { Err(RevocationError::Root) }
     }
 
-    /// Decodes and verifies a revocation.
+    /// Parses a TXT record, with its strings joined, and verifies the signature. Returns `None` if the record is for
+    /// something else.
     ///
     /// # Errors
-    /// The bytes are not a valid revocation.
-    pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey]) -> Result<SignedRevocation, RevocationError> {
-        let revocation = Signed::<Self>::decode(bytes)?;
-        revocation.check(roots)?;
-        Ok(revocation)
+    /// The bytes are not a revocation.
+    pub fn from_text(text: &[u8]) -> Option<Result<SignedRevocation, DecodeError>> {
+        let encoded = text.strip_prefix(PREFIX.as_bytes())?;
+        let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| DecodeError::Malformed);
+        Some(bytes.and_then(Signed::decode))
     }
 }
 
@@ -93,17 +91,7 @@ pub fn to_text(revocation: &SignedRevocation) -> String {
     format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(revocation.as_bytes()))
 }
 
-/// Parses a TXT record, with its strings joined. Returns `None` if the record is for something else.
-///
-/// # Errors
-/// The revocation is not valid.
-pub fn from_text(text: &[u8], roots: &[PublicKey]) -> Option<Result<SignedRevocation, RevocationError>> {
-    let encoded = text.strip_prefix(PREFIX.as_bytes())?;
-    let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| DecodeError::Malformed.into());
-    Some(bytes.and_then(|bytes| KeyRevocation::decode(bytes, roots)))
-}
-
-/// Verified revocations, one for each key.
+/// Verified revocations, one for each key and root: a reader may know only one of two roots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revocations(Vec<SignedRevocation>);
 
@@ -113,10 +101,10 @@ impl Revocations {
         self.0.iter().any(|revocation| revocation.key == *key)
     }
 
-    /// Adds a revocation. Returns whether its key was not revoked before. At [`MAX_REVOCATIONS`] the oldest is
+    /// Adds a revocation. Returns whether its root had not revoked its key before. At [`MAX_REVOCATIONS`] the oldest is
     /// dropped.
     pub fn add(&mut self, revocation: SignedRevocation) -> bool {
-        if self.revokes(&revocation.key) {
+        if self.0.iter().any(|known| known.key == revocation.key && known.root == revocation.root) {
             return false;
         }
         let at = self.0.partition_point(|known| known.issued_at <= revocation.issued_at);
@@ -135,40 +123,6 @@ impl Revocations {
     /// Whether the list is empty.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// Encodes the list: each revocation with its length in front, as two bytes, little endian.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for revocation in &self.0 {
-            let len = u16::try_from(revocation.as_bytes().len()).expect("a revocation is at most 192 bytes");
-            bytes.extend_from_slice(&len.to_le_bytes());
-            bytes.extend_from_slice(revocation.as_bytes());
-        }
-        bytes
-    }
-
-    /// Decodes a list. Skips revocations that are not valid for these roots.
-    ///
-    /// # Errors
-    /// The list is too long, or truncated.
-    pub fn decode(bytes: impl Into<Bytes>, roots: &[PublicKey]) -> Result<Self, RevocationError> {
-        let mut bytes = bytes.into();
-        if bytes.len() > MAX_REVOCATION_LIST {
-            return Err(DecodeError::Length.into());
-        }
-        let mut all = Self::default();
-        while !bytes.is_empty() {
-            let len = usize::from(u16::from_le_bytes(*bytes.first_chunk().ok_or(DecodeError::Length)?));
-            let _ = bytes.split_to(2);
-            if len > bytes.len() {
-                return Err(DecodeError::Length.into());
-            }
-            if let Ok(revocation) = KeyRevocation::decode(bytes.split_to(len), roots) {
-                all.add(revocation);
-            }
-        }
-        Ok(all)
     }
 }
 
@@ -190,36 +144,28 @@ mod tests {
 
     #[test]
     fn only_a_root_of_the_federation_revokes_a_key() {
-        let roots = [key(1).public()];
+        let now = UnixTime::from_secs(9);
+        let roots = Roots::from([key(1).public()]);
         let valid = revocation(&key(1), &key(2), 5);
-        assert_eq!(KeyRevocation::decode(valid.as_bytes().clone(), &roots), Ok(valid.clone()));
-        let theirs = revocation(&key(3), &key(2), 5);
-        assert_eq!(KeyRevocation::decode(theirs.as_bytes().clone(), &roots), Err(RevocationError::Root));
-        let other = [key(3).public()];
-        assert_eq!(KeyRevocation::decode(valid.as_bytes().clone(), &other), Err(RevocationError::Federation));
+        assert_eq!(valid.check(&roots, now), Ok(()));
+        assert_eq!(revocation(&key(3), &key(2), 5).check(&roots, now), Err(RevocationError::Root));
+        assert_eq!(valid.check(&[key(3).public()].into(), now), Err(RevocationError::Federation));
         let own = KeyRevocation { key: key(1).public(), ..(*valid).clone() };
         assert_eq!(Signed::sign(own, &key(1)).err(), Some(SignError::Malformed));
         let text = to_text(&valid);
-        assert_eq!(from_text(text.as_bytes(), &roots), Some(Ok(valid)));
-        assert_eq!(from_text(b"chappe1=AAAA", &roots), None);
-        assert!(from_text(b"chappe1r=AAAA", &roots).is_some_and(|read| read.is_err()));
+        assert_eq!(KeyRevocation::from_text(text.as_bytes()), Some(Ok(valid)));
+        assert_eq!(KeyRevocation::from_text(b"chappe1=AAAA"), None);
+        assert!(KeyRevocation::from_text(b"chappe1r=AAAA").is_some_and(|read| read.is_err()));
     }
 
     #[test]
-    fn a_list_reads_as_it_was_written_and_is_bounded() {
-        let roots = [key(1).public()];
+    fn the_oldest_revocations_make_room() {
         let mut all = Revocations::default();
         for seed in 2..100 {
             assert!(all.add(revocation(&key(1), &key(seed), u64::from(seed))));
         }
         assert!(!all.add(revocation(&key(1), &key(99), 1000)), "it is known");
         assert_eq!(all.iter().count(), MAX_REVOCATIONS);
-        assert!(all.revokes(&key(99).public()) && !all.revokes(&key(2).public()), "the oldest make room");
-        let bytes = all.encode();
-        assert_eq!(Revocations::decode(bytes.clone(), &roots), Ok(all));
-        assert!(Revocations::decode(bytes[..bytes.len() - 1].to_vec(), &roots).is_err());
-        let stranger = [key(50).public()];
-        assert!(Revocations::decode(bytes, &stranger).expect("a list").is_empty(), "another federation's");
-        assert!(Revocations::decode(vec![0; MAX_REVOCATION_LIST + 1], &roots).is_err());
+        assert!(all.revokes(&key(99).public()) && !all.revokes(&key(2).public()));
     }
 }

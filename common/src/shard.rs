@@ -12,6 +12,7 @@ use crate::{
     endpoint::NodeEndpoint,
     federation::FederationId,
     keys::{PublicKey, SIGNATURE_LEN, SecretKey},
+    roots::Roots,
     signed::{DecodeError, SignError, Signable, Signed},
     time::UnixTime,
 };
@@ -123,19 +124,19 @@ impl ShardBundle {
         text
     }
 
-    /// Parses a TXT record, with its strings joined, and verifies it against the pinned roots at `now`. Returns `None`
+    /// Parses a TXT record, with its strings joined, and verifies it against the roots at `now`. Returns `None`
     /// if the record is for something else.
     ///
     /// # Errors
     /// The shard is not valid.
-    pub fn decode(text: &[u8], roots: &[PublicKey], now: UnixTime) -> Option<Result<Self, DirectoryError>> {
+    pub fn decode(text: &[u8], roots: &Roots, now: UnixTime) -> Option<Result<Self, DirectoryError>> {
         let encoded = text.strip_prefix(PREFIX.as_bytes())?;
         if text.len() > MAX_SHARD_TEXT {
             return Some(Err(DecodeError::Length.into()));
         }
         let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| DecodeError::Malformed);
         Some(bytes.map_err(Into::into).and_then(|bytes| {
-            let (delegation, rest) = directory::split(bytes.into(), roots)?;
+            let (delegation, rest) = directory::split(bytes.into(), roots, now, Age::Counts)?;
             let shard = Signed::<Shard>::decode(rest)?;
             let Shard { federation, key_id, seq, issued_at, expires_at, .. } = *shard;
             let terms = Terms { federation, key_id, seq, issued_at, expires_at, is_empty: shard.nodes.is_empty() };

@@ -17,8 +17,10 @@ use chappe_common::{
     record::{Abilities, NodeLeave, NodeRecord},
     removal::NodeRemoval,
     revocation::{KeyRevocation, to_text},
+    roots::Roots,
     shard::{Issue, MAX_SHARD_NODES, MAX_SHARD_TEXT, MAX_TXT_STRING, ShardBundle, txt_strings},
     signed::{DecodeError, Signed, Unverified},
+    succession::{RootSuccessor, SignedSuccession},
     time::UnixTime,
 };
 use proptest::prelude::*;
@@ -135,6 +137,20 @@ fn removal() -> Signed<NodeRemoval> {
     Signed::sign(removal, &root()).expect("a removal")
 }
 
+fn next_root() -> SecretKey {
+    SecretKey::from_bytes(&[10; 32])
+}
+
+fn successor() -> Signed<RootSuccessor> {
+    let successor = RootSuccessor { federation: federation(), old: root().public(), new: next_root().public() };
+    Signed::sign(successor, &root()).expect("a successor")
+}
+
+fn succession() -> SignedSuccession {
+    let until = NOW + Duration::from_secs(90 * 24 * 3600);
+    SignedSuccession::sign(&successor(), &next_root(), NOW, until).expect("a succession")
+}
+
 fn revocation() -> Signed<KeyRevocation> {
     let (federation, root_key) = (federation(), root().public());
     let revocation = KeyRevocation { federation, root: root_key, key: online().public(), issued_at: NOW };
@@ -185,7 +201,7 @@ fn vectors() -> Value {
     let (nonce, challenge, url) = ([6; 32], [7; 32], "wss://relay.example/ws");
     json!({
         "about": "Signed notes, in hexadecimal bytes. Keys are Ed25519 seeds of 32 equal bytes; the fields stand in docs/protocol/federation.md.",
-        "seeds": { "root": "01", "node": "02", "online": "03", "inbox": "04", "invited": "05" },
+        "seeds": { "root": "01", "node": "02", "online": "03", "inbox": "04", "invited": "05", "next_root": "0a" },
         "federation_id": federation().to_string(),
         "node_id": node().node_id().to_string(),
         "server_id": node().node_id().to_server_id(),
@@ -194,6 +210,9 @@ fn vectors() -> Value {
         "node_removal": hex::encode(removal().as_bytes()),
         "key_revocation": hex::encode(revocation().as_bytes()),
         "revocation_text": to_text(&revocation()),
+        "root_successor": hex::encode(successor().as_bytes()),
+        "root_succession": hex::encode(succession().as_bytes()),
+        "root_succession_text": succession().to_text(),
         "list_request": hex::encode(list_request().as_bytes()),
         "lease": hex::encode(lease().as_bytes()),
         "access_token": "09",
@@ -214,7 +233,7 @@ fn vectors() -> Value {
 }
 
 fn read_shard(text: &[u8], now: UnixTime) -> Result<ShardBundle, DirectoryError> {
-    ShardBundle::decode(text, &[root().public()], now).expect("a shard's text")
+    ShardBundle::decode(text, &[root().public()].into(), now).expect("a shard's text")
 }
 
 fn bytes(name: &str) -> Vec<u8> {
@@ -247,13 +266,15 @@ fn the_vectors_are_read_and_verify() {
     assert_eq!(*Signed::<NodeLeave>::decode(bytes("node_leave")).expect("a leave"), *leave());
     assert_eq!(*Signed::<NodeRemoval>::decode(bytes("node_removal")).expect("a removal"), *removal());
     assert_eq!(*Signed::<KeyRevocation>::decode(bytes("key_revocation")).expect("a revocation"), *revocation());
+    assert_eq!(*Signed::<RootSuccessor>::decode(bytes("root_successor")).expect("a successor"), *successor());
+    assert_eq!(SignedSuccession::decode(bytes("root_succession")), Ok(succession()));
     assert_eq!(*Signed::<ListRequest>::decode(bytes("list_request")).expect("a request"), *list_request());
     assert_eq!(*Signed::<Lease>::decode(bytes("lease")).expect("a lease"), *lease());
     assert_eq!(*Signed::<Ticket>::decode(bytes("ticket")).expect("a ticket"), *ticket());
     assert_eq!(*Signed::<IssuerGrant>::decode(bytes("admission_grant")).expect("a grant"), *grant());
     assert_eq!(TicketChain::decode(&bytes("ticket_by_grant")), Ok(ticket_by_grant()));
     assert_eq!(*Signed::<Beacon>::decode(bytes("beacon")).expect("a beacon"), *beacon());
-    let directory = DirectoryBundle::decode(bytes("directory"), &[root().public()], NOW).expect("a directory");
+    let directory = DirectoryBundle::decode(bytes("directory"), &[root().public()].into(), NOW).expect("a directory");
     assert_eq!(directory.records(NOW).collect::<Vec<_>>(), vec![record()]);
     let vectors: Value = serde_json::from_str(VECTORS).expect("JSON");
     let shard = read_shard(vectors["shard_text"].as_str().expect("a text").as_bytes(), NOW).expect("a shard");
@@ -296,7 +317,8 @@ fn a_higher_epoch_or_seq_replaces_a_record_and_never_the_other_way_round() {
 #[test]
 fn a_directory_changes_nothing_unless_all_of_it_holds() {
     use chappe_common::directory::DirectoryError::{Decode, Expired, Future, Root};
-    let decode = |bytes: Vec<u8>, root: &SecretKey, now| DirectoryBundle::decode(bytes, &[root.public()], now).err();
+    let decode =
+        |bytes: Vec<u8>, root: &SecretKey, now| DirectoryBundle::decode(bytes, &[root.public()].into(), now).err();
     let valid = bundle().encode();
     assert_eq!(decode(valid.clone(), &root(), NOW), None);
     assert_eq!(decode(valid.clone(), &node(), NOW), Some(Root));
@@ -310,7 +332,8 @@ fn a_directory_changes_nothing_unless_all_of_it_holds() {
 
 #[test]
 fn a_directory_whose_time_is_over_can_still_say_where_to_look() {
-    let old = |root: &SecretKey, now| DirectoryBundle::decode_old(bundle().encode(), &[root.public()], now).err();
+    let old =
+        |root: &SecretKey, now| DirectoryBundle::decode_old(bundle().encode(), &[root.public()].into(), now).err();
     assert_eq!(old(&root(), NOW + Duration::from_secs(400 * 24 * 3600)), None);
     assert_eq!(old(&node(), NOW), Some(DirectoryError::Root));
     assert_eq!(old(&root(), UnixTime::from_secs(NOW.as_secs() - 121)), Some(DirectoryError::Future));
@@ -340,12 +363,13 @@ fn a_shard_fits_a_dns_record_and_stands_alone() {
 
 #[test]
 fn a_shard_changes_nothing_unless_all_of_it_holds() {
-    let roots = [root().public()];
+    let roots = Roots::from([root().public()]);
     assert_eq!(ShardBundle::decode(b"v=spf1 -all", &roots, NOW), None, "a record for something else");
     let text = shard();
-    let error = |text: &str, roots: &[_], now| ShardBundle::decode(text.as_bytes(), roots, now).expect("a shard").err();
+    let error =
+        |text: &str, roots: &Roots, now| ShardBundle::decode(text.as_bytes(), roots, now).expect("a shard").err();
     assert_eq!(error(&text, &roots, NOW), None);
-    assert_eq!(error(&text, &[node().public()], NOW), Some(DirectoryError::Root));
+    assert_eq!(error(&text, &[node().public()].into(), NOW), Some(DirectoryError::Root));
     assert_eq!(error(&text, &roots, ISSUE.expires_at), Some(DirectoryError::Expired));
     assert_eq!(error(&text, &roots, UnixTime::from_secs(NOW.as_secs() - 121)), Some(DirectoryError::Future));
     let malformed = Some(DirectoryError::Decode(DecodeError::Malformed));
@@ -372,9 +396,9 @@ proptest! {
         let _ = Signed::<Ticket>::decode(bytes.clone());
         let _ = Signed::<Beacon>::decode(bytes.clone());
         let text = [b"chappe1=", URL_SAFE_NO_PAD.encode(&bytes).as_bytes()].concat();
-        let _ = ShardBundle::decode(&text, &[root().public()], NOW);
-        let _ = ShardBundle::decode(&[b"chappe1=", bytes.as_slice()].concat(), &[root().public()], NOW);
-        let _ = DirectoryBundle::decode(bytes, &[root().public()], NOW);
+        let _ = ShardBundle::decode(&text, &[root().public()].into(), NOW);
+        let _ = ShardBundle::decode(&[b"chappe1=", bytes.as_slice()].concat(), &[root().public()].into(), NOW);
+        let _ = DirectoryBundle::decode(bytes, &[root().public()].into(), NOW);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The rest of a search after a node is found: sources that have not answered yet, and confirmation by a second node.
 
-use chappe_common::keys::NodeId;
+use chappe_common::{keys::NodeId, root_statements::ListOrigin};
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
@@ -10,9 +10,9 @@ use crate::{
     names::Scope,
     race::confirm::{self, CONFIRM_TIMEOUT, Confirmation, Endorsements, Proven},
     report::{SourceOutcome, SourceReport},
-    revocations,
     search::{Search, SearchContext},
     source::Candidate,
+    trust,
 };
 
 /// How many nodes are dialled concurrently for confirmation.
@@ -53,7 +53,7 @@ impl BackgroundSearch {
         let context = self.search.context.clone();
         let url = self.first.url.clone();
         context.cache.flush().await;
-        tokio::join!(self.handle_remaining_steps(deadline), fetch_revocations(&context, &url));
+        tokio::join!(self.handle_remaining_steps(deadline), fetch_statements(&context, &url));
         let first = Proven { node: self.node, via: confirm::source_of(&self.first) };
         let mut dialled = Vec::new();
         let mut second = None;
@@ -102,17 +102,17 @@ impl BackgroundSearch {
     }
 }
 
-/// Asks the found node for revoked keys, because a thief of an online key may control the registry as well. The request
-/// goes to the URL that was just dialled, so it reaches no new host.
-async fn fetch_revocations(context: &SearchContext, url: &str) {
-    if context.roots.is_empty() {
+/// Asks the found node for the roots' statements, because a thief of an online key may control the registry as well. The
+/// request goes to the URL that was just dialled, so it reaches no new host.
+async fn fetch_statements(context: &SearchContext, url: &str) {
+    if context.trust.roots().is_empty() {
         return;
     }
-    match revocations::fetch_from_node(url, Scope::Private, &context.roots, &context.net).await {
-        Ok(list) => {
-            context.cache.revocations().add(list.iter().cloned());
+    match trust::fetch_from_node(url, Scope::Private, &context.net).await {
+        Ok(statements) => {
+            context.trust.learn(statements, ListOrigin::Peer((context.clock)()));
         }
-        Err(error) => tracing::debug!(%error, "cannot fetch revocations from the node"),
+        Err(error) => tracing::debug!(%error, "cannot fetch the roots' statements from the node"),
     }
 }
 

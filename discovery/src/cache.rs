@@ -14,7 +14,7 @@ use std::{
     sync::Mutex,
 };
 
-use chappe_common::{federation::FederationId, keys::NodeId, time::UnixTime};
+use chappe_common::{keys::NodeId, root_statements::ListOrigin, roots::Roots, time::UnixTime};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 #[cfg(any(test, fuzzing))]
@@ -23,8 +23,8 @@ pub use self::{entries::MAX_ENTRIES, file::CacheError, ledger::Equivocation};
 use self::{ledger::ListOrder, state::State};
 use crate::{
     private_file,
-    revocations::KnownRevocations,
     source::{Candidate, Source, SourceError, SourceKind, SourceResponse},
+    trust::Trust,
 };
 
 /// The result of storing a source's response.
@@ -40,7 +40,7 @@ pub struct LearnResult {
 #[derive(Debug)]
 pub struct Cache {
     path: Option<PathBuf>,
-    federation: FederationId,
+    pinned: Roots,
     was_damaged: bool,
     state: Mutex<State>,
     /// Serializes writes, so that the newest content is written last.
@@ -49,38 +49,44 @@ pub struct Cache {
 
 impl Cache {
     /// A cache without a file: its content is lost when the process ends.
-    pub fn in_memory(federation: FederationId) -> Self {
-        Self::new(None, federation, State::default())
+    pub fn in_memory(pinned: impl Into<Roots>) -> Self {
+        Self::empty(None, pinned.into())
     }
 
-    fn new(path: Option<PathBuf>, federation: FederationId, state: State) -> Self {
+    fn empty(path: Option<PathBuf>, pinned: Roots) -> Self {
+        let state = State::new(pinned.clone().into());
+        Self::new(path, pinned, state)
+    }
+
+    fn new(path: Option<PathBuf>, pinned: Roots, state: State) -> Self {
         let write_lock = tokio::sync::Mutex::default();
-        Self { path, federation, was_damaged: false, state: Mutex::new(state), write_lock }
+        Self { path, pinned, was_damaged: false, state: Mutex::new(state), write_lock }
     }
 
-    /// Opens the cache in the file at `path`. It is empty if the file does not exist, or belongs to another federation.
-    /// Blocks on the disk.
+    /// Opens the cache of the federation of the pinned roots in the file at `path`. It is empty if the file does not exist,
+    /// or belongs to another federation. Blocks on the disk.
     ///
     /// # Errors
     /// The file cannot be read, or is not a valid cache.
-    pub fn open(path: impl Into<PathBuf>, federation: FederationId) -> Result<Self, CacheError> {
-        let path = path.into();
-        let state = match file::read(&path, federation) {
-            Err(CacheError::Io(error)) if error.kind() == io::ErrorKind::NotFound => State::default(),
-            read => read?,
-        };
-        Ok(Self::new(Some(path), federation, state))
+    pub fn open(path: impl Into<PathBuf>, pinned: impl Into<Roots>) -> Result<Self, CacheError> {
+        let (path, pinned) = (path.into(), pinned.into());
+        match file::read(&path, &pinned) {
+            Err(CacheError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self::empty(Some(path), pinned))
+            }
+            read => read.map(|state| Self::new(Some(path), pinned, state)),
+        }
     }
 
     /// As [`Cache::open`], but renames an unusable file and starts with an empty cache: a client can find nodes without
     /// one.
-    pub fn open_or_empty(path: impl Into<PathBuf>, federation: FederationId) -> Self {
-        let path = path.into();
-        Self::open(path.clone(), federation).unwrap_or_else(|error| {
+    pub fn open_or_empty(path: impl Into<PathBuf>, pinned: impl Into<Roots>) -> Self {
+        let (path, pinned) = (path.into(), pinned.into());
+        Self::open(path.clone(), pinned.clone()).unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot use the node cache: renamed the file, starting with an empty one");
             // If the rename fails, the next write replaces the file.
             let _ = file::rename_damaged(&path);
-            Self { was_damaged: true, ..Self::new(Some(path), federation, State::default()) }
+            Self { was_damaged: true, ..Self::empty(Some(path), pinned) }
         })
     }
 
@@ -104,12 +110,11 @@ impl Cache {
     fn learn_in_memory(&self, response: SourceResponse, now: UnixTime) -> Result<LearnResult, SourceError> {
         let mut state = self.state.lock().expect("nothing panics while the cache is locked");
         let mut learned = LearnResult { candidates: response.candidates, equivocations: Vec::new() };
-        state.revocations.add(response.revocations);
         let (mut outdated, mut revoked) = (0, 0);
         let lists = response.lists.len();
         for mut list in response.lists {
             // Checked before the list's number is stored: it would make the lists of the next key look outdated.
-            if state.revocations.revokes(&list.key) {
+            if state.trust.revokes(&list.key) {
                 revoked += 1;
                 continue;
             }
@@ -122,7 +127,7 @@ impl Cache {
                 // The nodes prove their own keys anyway. Which list to believe is not decided here.
                 ListOrder::Equivocation(proof) => learned.equivocations.push(*proof),
             }
-            list.records.retain(|record| record.federation == self.federation);
+            list.records.retain(|record| record.federation == self.pinned.federation());
             state.entries.learn(&list.candidates, &list.records, now);
             learned.candidates.append(&mut list.candidates);
         }
@@ -134,9 +139,9 @@ impl Cache {
         }
     }
 
-    /// The revoked online keys. The value is shared with the cache.
-    pub fn revocations(&self) -> KnownRevocations {
-        self.state.lock().expect("nothing panics while the cache is locked").revocations.clone()
+    /// The roots and their statements. The value is shared with the cache.
+    pub fn trust(&self) -> Trust {
+        self.state.lock().expect("nothing panics while the cache is locked").trust.clone()
     }
 
     /// Records that `node` has proved its key. [`Cache::flush`] writes it to disk.
@@ -167,17 +172,17 @@ impl Cache {
         let Some(path) = self.path.clone() else { return };
         let _write_lock = self.write_lock.lock().await;
         let mut state = self.state.lock().expect("nothing panics while the cache is locked").clone();
-        let federation = self.federation;
+        let pinned = self.pinned.clone();
         write_blocking(move || {
             // Another process with the same profile may have written in the meantime. Merge its content instead of
             // losing it.
             let _lock = file::lock(&path)?;
-            if let Ok(others) = file::read(&path, federation) {
+            if let Ok(others) = file::read(&path, &pinned) {
                 state.entries.merge(others.entries);
                 others.ledger.lists().for_each(|list| state.ledger.restore(&list));
-                state.revocations.add(others.revocations.all().iter().cloned());
+                state.trust.learn(others.trust.all().all(), ListOrigin::Stored);
             }
-            private_file::write_own(&path, &file::encode(&state, federation))
+            private_file::write_own(&path, &file::encode(&state, pinned.federation()))
         })
         .await;
     }
@@ -248,8 +253,8 @@ mod tests {
 
     const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
-    fn federation() -> FederationId {
-        FederationId::of_roots(&[])
+    fn roots() -> Roots {
+        Roots::default()
     }
 
     fn record(seed: u32, seq: u64) -> SignedRecord {
@@ -257,7 +262,7 @@ mod tests {
         bytes[..4].copy_from_slice(&seed.to_le_bytes());
         let key = SecretKey::from_bytes(&bytes);
         let record = NodeRecord {
-            federation: federation(),
+            federation: roots().federation(),
             node: key.node_id(),
             epoch: 1,
             seq,
@@ -295,13 +300,13 @@ mod tests {
     async fn a_reopened_cache_knows_the_nodes_and_refuses_an_older_directory() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("nodes.json");
-        let cache = Cache::open(&path, federation()).expect("no file is an empty cache");
+        let cache = Cache::open(&path, roots()).expect("no file is an empty cache");
         assert!(!cache.is_fresh(NOW));
         cache.learn(listing(vec![record(1, 1)], 20), NOW).await.expect("a first directory");
         let worked = Candidate::new("ws://127.0.0.1:1002", Some(record(1, 1).node), SourceKind::Invite);
         cache.record_proof(record(1, 1).node, &worked, NOW);
         cache.flush().await;
-        let cache = Cache::open(&path, federation()).expect("the file that was written");
+        let cache = Cache::open(&path, roots()).expect("the file that was written");
         assert!(cache.is_fresh(NOW));
         let known = cache.list(NOW).await.expect("the cache always answers").candidates.remove(0);
         assert_eq!((known.url.as_str(), known.source), ("ws://127.0.0.1:1002", SourceKind::Cache));
@@ -311,7 +316,7 @@ mod tests {
         assert_eq!(older.map(|learned| learned.candidates), Err(SourceError::RolledBack));
         assert!(cache.learn(listing(vec![record(1, 1)], 20), NOW).await.is_ok(), "the same directory again");
         assert_eq!(urls(&cache, NOW).await.len(), 1, "a refused directory teaches nothing");
-        let other = Cache::open(&path, FederationId::of_roots(&[SecretKey::from_bytes(&[8; 32]).public()]));
+        let other = Cache::open(&path, [SecretKey::from_bytes(&[8; 32]).public()]);
         assert!(other.expect("a cache").is_empty(), "another federation's");
     }
 
@@ -319,24 +324,24 @@ mod tests {
     async fn a_stalled_process_with_the_lock_causes_a_short_delay_and_no_loss() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("nodes.json");
-        let cache = Cache::open(&path, federation()).expect("no file is an empty cache");
+        let cache = Cache::open(&path, roots()).expect("no file is an empty cache");
         cache.learn(listing(vec![record(1, 1)], 20), NOW).await.expect("a directory");
         let held = file::lock(&path).expect("nobody else has it");
         let flushed = tokio::time::timeout(Duration::from_secs(10), cache.flush()).await;
         assert!(flushed.is_ok() && !path.exists());
         drop(held);
         cache.flush().await;
-        assert_eq!(Cache::open(&path, federation()).expect("the file that was written").len(), 1);
+        assert_eq!(Cache::open(&path, roots()).expect("the file that was written").len(), 1);
     }
 
     #[tokio::test]
     async fn two_directories_of_one_number_are_stored_as_proof_and_reported() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("nodes.json");
-        let cache = Cache::open(&path, federation()).expect("no file is an empty cache");
+        let cache = Cache::open(&path, roots()).expect("no file is an empty cache");
         cache.learn(listing(vec![record(1, 1)], 20), NOW).await.expect("a first directory");
         cache.flush().await;
-        let cache = Cache::open(&path, federation()).expect("the file that was written");
+        let cache = Cache::open(&path, roots()).expect("the file that was written");
         let learned = cache.learn(listing(vec![record(2, 1), record(3, 1)], 20), NOW).await.expect("another");
         assert_eq!(learned.equivocations.len(), 1);
         let read = || -> Vec<serde_json::Value> {
@@ -353,7 +358,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_empty_directory_removes_nothing_from_the_cache() {
-        let cache = Cache::in_memory(federation());
+        let cache = Cache::in_memory(roots());
         cache.learn(listing(vec![record(1, 1)], 20), NOW).await.expect("a first directory");
         cache.learn(listing(Vec::new(), 21), NOW).await.expect("a directory without records");
         assert_eq!(urls(&cache, NOW + Duration::from_secs(3600)).await.len(), 1, "an expired record is still a hint");
@@ -362,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_cache_keeps_the_newest_record_of_a_node_and_a_bounded_number_of_nodes() {
-        let cache = Cache::in_memory(federation());
+        let cache = Cache::in_memory(roots());
         cache.learn(listing(vec![record(1, 5), record(1, 4)], 1), NOW).await.expect("two records of one node");
         assert_eq!(urls(&cache, NOW).await, ["ws://127.0.0.1:1006"]);
         let many = (0..300).map(|seed| record(seed, 9)).collect();
@@ -376,12 +381,12 @@ mod tests {
         let path = folder.path().join("nodes.json");
         for content in ["", "{}", "{\"version\":3,\"federation\":\"\",\"nodes\":[],\"lists\":[]}"] {
             std::fs::write(&path, content).expect("a file");
-            assert!(matches!(Cache::open(&path, federation()), Err(CacheError::Damaged)), "{content}");
+            assert!(matches!(Cache::open(&path, roots()), Err(CacheError::Damaged)), "{content}");
         }
-        let cache = Cache::open_or_empty(&path, federation());
+        let cache = Cache::open_or_empty(&path, roots());
         assert!(cache.was_damaged() && folder.path().join("nodes.json.damaged").exists());
         cache.learn(listing(vec![record(1, 1)], 1), NOW).await.expect("a directory");
         cache.flush().await;
-        assert!(Cache::open(&path, federation()).is_ok(), "the next write mends the file");
+        assert!(Cache::open(&path, roots()).is_ok(), "the next write mends the file");
     }
 }

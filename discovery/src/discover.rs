@@ -124,7 +124,8 @@ impl Discovery {
 
     /// The federation whose lists are accepted, or `None` without a pinned root.
     pub fn federation(&self) -> Option<FederationId> {
-        (!self.context.roots.is_empty()).then(|| FederationId::of_roots(&self.context.roots))
+        let roots = self.context.trust.roots();
+        (!roots.is_empty()).then(|| roots.federation())
     }
 
     /// The proxies of outgoing connections.

@@ -3,8 +3,9 @@
 
 use chappe_common::{
     endpoint::NodeEndpoint,
-    keys::PublicKey,
-    revocation::{self, MAX_REVOCATIONS},
+    revocation::MAX_REVOCATIONS,
+    root_statements::{ListOrigin, from_texts},
+    roots::{MAX_SUCCESSIONS, Roots},
     shard::ShardBundle,
     special,
     time::UnixTime,
@@ -16,12 +17,13 @@ use crate::{
     answers::first_answers,
     doh::{self, DohClient},
     source::{Candidate, ListForm, SignedList, Source, SourceError, SourceKind, SourceResponse},
+    trust::Trust,
 };
 
 /// Maximal number of shards read for one name: what a DNS answer can hold.
 const MAX_SHARDS: usize = 64;
-/// Maximal number of TXT records read for one name: shards and revocations.
-const MAX_RECORDS: usize = MAX_SHARDS + MAX_REVOCATIONS;
+/// Maximal number of TXT records read for one name: shards, and statements of roots.
+const MAX_RECORDS: usize = MAX_SHARDS + MAX_REVOCATIONS + MAX_SUCCESSIONS;
 
 /// Whether a text is a DNS name that can hold shards.
 pub fn is_name(text: &str) -> bool {
@@ -33,13 +35,13 @@ pub fn is_name(text: &str) -> bool {
 pub struct DnsSource {
     provider: DohClient,
     zones: Vec<String>,
-    roots: Vec<PublicKey>,
+    trust: Trust,
 }
 
 impl DnsSource {
-    /// A source that queries `provider` for the TXT records of `zones`, and accepts only what `roots` have delegated.
-    pub const fn new(provider: DohClient, zones: Vec<String>, roots: Vec<PublicKey>) -> Self {
-        Self { provider, zones, roots }
+    /// A source that queries `provider` for the TXT records of `zones`, and accepts only what the roots have delegated.
+    pub const fn new(provider: DohClient, zones: Vec<String>, trust: Trust) -> Self {
+        Self { provider, zones, trust }
     }
 
     async fn query_zone(&self, zone: &str, now: UnixTime) -> Result<SourceResponse, SourceError> {
@@ -49,19 +51,14 @@ impl DnsSource {
             _ => None,
         });
         let texts: Vec<_> = texts.take(MAX_RECORDS).collect();
-        let revoked = texts.iter().filter_map(|text| revocation::from_text(text, &self.roots)?.ok());
-        let revocations: Vec<_> = revoked.take(MAX_REVOCATIONS).collect();
-        let mut lists = match decode_shards(texts.into_iter(), &self.roots, now) {
-            Ok(lists) => lists,
-            // Revocations count even without a list.
-            Err(_) if !revocations.is_empty() => Vec::new(),
-            Err(error) => return Err(error),
-        };
+        // Statements count even without a list, and the lists may depend on them.
+        self.trust.learn(from_texts(texts.iter().map(Vec::as_slice)), ListOrigin::Peer(now));
+        let mut lists = decode_shards(texts.into_iter(), &self.trust.roots(), now)?;
         if !self.provider.is_private() {
             // A public list must not make clients connect to addresses in their own private network.
             lists.iter_mut().for_each(|list| list.candidates.retain(|one| special::is_public_url(&one.url)));
         }
-        Ok(SourceResponse { lists, revocations, ..SourceResponse::default() })
+        Ok(SourceResponse { lists, ..SourceResponse::default() })
     }
 }
 
@@ -71,7 +68,7 @@ impl DnsSource {
 /// No shard is valid: the error of the last invalid one, or [`SourceError::NoShard`].
 pub fn decode_shards(
     texts: impl Iterator<Item = Vec<u8>>,
-    roots: &[PublicKey],
+    roots: &Roots,
     now: UnixTime,
 ) -> Result<Vec<SignedList>, SourceError> {
     let mut lists = Vec::new();
@@ -114,7 +111,6 @@ impl Source for DnsSource {
             let mut all = SourceResponse::default();
             for mut answer in first_answers(self.zones.iter().map(|zone| self.query_zone(zone, now))).await? {
                 all.lists.append(&mut answer.lists);
-                all.revocations.append(&mut answer.revocations);
             }
             Ok(all)
         }

@@ -37,6 +37,10 @@ const FORMAT: LinkFormat = LinkFormat {
     max_text: 2400,
 };
 
+/// The form if the roots are not the federation's founding ones: the id stands before the other fields. Earlier versions
+/// could not join by these roots.
+const FORMAT_WITH_ID: LinkFormat = LinkFormat { version: 2, ..FORMAT };
+
 /// Why a join link cannot be parsed or created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinLinkError {
@@ -78,6 +82,8 @@ struct InvitationBody {
 /// All that the operator of a new node needs to know about a federation.
 #[derive(Clone)]
 pub struct JoinLink {
+    /// If the roots are not the founding ones.
+    federation: Option<FederationId>,
     roots: Vec<PublicKey>,
     registries: Vec<String>,
     dns: Vec<String>,
@@ -166,17 +172,19 @@ impl TryFrom<InvitationBody> for Invitation {
 }
 
 impl JoinLink {
-    /// A link to the federation of these roots.
+    /// A link to the federation of these roots. `federation` is its id, if they are not its founding roots.
     ///
     /// # Errors
     /// A value is out of bounds, or the invitation is for another federation.
     pub fn new(
+        federation: Option<FederationId>,
         roots: Vec<PublicKey>,
         registries: Vec<String>,
         dns: Vec<String>,
         invitation: Option<Invitation>,
     ) -> Result<Self, JoinLinkError> {
-        let link = Self { roots, registries, dns, invitation };
+        let federation = federation.filter(|id| *id != FederationId::of_roots(&roots));
+        let link = Self { federation, roots, registries, dns, invitation };
         link.check()?;
         if link.bytes().len() > FORMAT.max_bytes {
             return Err(LinkFormatError::TooLong.into());
@@ -201,7 +209,7 @@ impl JoinLink {
             if issuers.is_empty() { self.roots.contains(&grant.issuer) } else { issuers.contains(&grant.issuer) };
         let is_valid = is_issuer
             && issuers.len() <= MAX_KEYS
-            && grant.federation == FederationId::of_roots(&self.roots)
+            && grant.federation == self.federation.unwrap_or_else(|| FederationId::of_roots(&self.roots))
             && grant.key == key.public();
         if is_valid { Ok(()) } else { Err(JoinLinkError::Grant) }
     }
@@ -211,25 +219,38 @@ impl JoinLink {
     /// # Errors
     /// What is wrong with the text, in words for the user.
     pub fn parse(text: &str, now: UnixTime) -> Result<Self, JoinLinkError> {
-        let link = Self::from_body(FORMAT.decode_text(text)?)?;
+        let link = match FORMAT.decode_text(text) {
+            Err(LinkFormatError::Version) => {
+                let (federation, body) = FORMAT_WITH_ID.decode_text(text)?;
+                Self::from_body(Some(federation), body)?
+            }
+            decoded => Self::from_body(None, decoded?)?,
+        };
         if link.invitation.as_ref().is_some_and(|invitation| invitation.expires_at() <= now) {
             return Err(JoinLinkError::Expired);
         }
         Ok(link)
     }
 
-    fn from_body(Body { roots, registries, dns, invitation }: Body) -> Result<Self, JoinLinkError> {
+    fn from_body(
+        federation: Option<FederationId>,
+        Body { roots, registries, dns, invitation }: Body,
+    ) -> Result<Self, JoinLinkError> {
         let invitation = invitation.map(Invitation::try_from).transpose().map_err(|_| JoinLinkError::Grant)?;
-        Self::new(roots, registries, dns, invitation)
+        Self::new(federation, roots, registries, dns, invitation)
     }
 
     fn bytes(&self) -> Vec<u8> {
-        FORMAT.encode(&Body {
+        let body = Body {
             roots: self.roots.clone(),
             registries: self.registries.clone(),
             dns: self.dns.clone(),
             invitation: self.invitation.as_ref().map(Invitation::body),
-        })
+        };
+        match self.federation {
+            Some(federation) => FORMAT_WITH_ID.encode(&(federation, body)),
+            None => FORMAT.encode(&body),
+        }
     }
 
     /// The content of the QR code.
@@ -241,6 +262,11 @@ impl JoinLink {
     pub fn to_url(&self) -> Option<String> {
         let site = self.registries.iter().find(|url| url.starts_with("https://"))?;
         Some(FORMAT.url(site, &self.bytes()))
+    }
+
+    /// The federation's id, if the roots are not its founding ones.
+    pub const fn federation(&self) -> Option<FederationId> {
+        self.federation
     }
 
     /// The root keys of the federation.
@@ -273,9 +299,15 @@ pub(crate) mod fuzzed {
     /// The bytes of a join link, to which the right checksum is appended.
     pub const JOIN_LINK: (&str, fn(&[u8]) -> bool) = ("join link", |bytes| {
         let bytes = [bytes, &checksum(bytes)].concat();
-        let Ok(Ok(link)) = FORMAT.decode(&bytes).map(JoinLink::from_body) else { return false };
-        let again = FORMAT.decode(&link.bytes()).map(JoinLink::from_body);
-        assert!(matches!(again, Ok(Ok(again)) if again.bytes() == link.bytes()));
+        let read = |bytes: &[u8]| match FORMAT.decode(bytes) {
+            Ok(body) => JoinLink::from_body(None, body).ok(),
+            Err(_) => {
+                let (federation, body) = FORMAT_WITH_ID.decode(bytes).ok()?;
+                JoinLink::from_body(Some(federation), body).ok()
+            }
+        };
+        let Some(link) = read(&bytes) else { return false };
+        assert_eq!(read(&link.bytes()).map(|again| again.bytes()), Some(link.bytes()));
         true
     });
 }
@@ -298,7 +330,7 @@ mod tests {
     }
 
     fn link(invitation: Option<Invitation>) -> Result<JoinLink, JoinLinkError> {
-        JoinLink::new(vec![key(1).public()], registries(), vec!["chappe.example.org".to_owned()], invitation)
+        JoinLink::new(None, vec![key(1).public()], registries(), vec!["chappe.example.org".to_owned()], invitation)
     }
 
     fn invitation(issuer: u8, issuers: &[u8]) -> Invitation {
@@ -339,7 +371,7 @@ mod tests {
         for (issuer, issuers) in [(2, &[][..]), (1, &[2])] {
             assert!(matches!(link(Some(invitation(issuer, issuers))), Err(JoinLinkError::Grant)));
         }
-        let other = JoinLink::new(vec![key(9).public()], registries(), vec![], Some(invitation(1, &[])));
+        let other = JoinLink::new(None, vec![key(9).public()], registries(), vec![], Some(invitation(1, &[])));
         assert!(matches!(other, Err(JoinLinkError::Grant)));
         let mut stolen = invitation(1, &[]);
         stolen.key = key(8);
@@ -357,7 +389,7 @@ mod tests {
         let roots = || vec![key(1).public()];
         let new = |roots, registries: &[&str], dns: &[&str]| {
             let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-            JoinLink::new(roots, texts(registries), texts(dns), None).expect_err("an invalid link")
+            JoinLink::new(None, roots, texts(registries), texts(dns), None).expect_err("an invalid link")
         };
         assert_eq!(new(vec![], &["https://a.example"], &[]), JoinLinkError::Roots);
         assert_eq!(new(vec![PublicKey::from_bytes([0; 32])], &["https://a.example"], &[]), JoinLinkError::Roots);
@@ -377,7 +409,7 @@ mod tests {
         let invitation = Invitation::create(federation, &key(1), roots.clone(), NOW).expect("an invitation");
         let registries = (0..4).map(long).collect();
         let dns = (0..4).map(|n| format!("{}{n}.example", "a".repeat(50))).collect();
-        let link = JoinLink::new(roots, registries, dns, Some(invitation)).expect("a link");
+        let link = JoinLink::new(None, roots, registries, dns, Some(invitation)).expect("a link");
         let text = link.to_qr_text();
         qrcode::QrCode::with_error_correction_level(&text, qrcode::EcLevel::M).expect("a code");
         assert!(matches!(JoinLink::parse(&text, NOW), Err(JoinLinkError::Expired)), "it decodes: {}", text.len());
@@ -390,5 +422,16 @@ mod tests {
             bytes[..bytes.len() - CHECKSUM].to_vec()
         });
         chappe_mutations::run(fuzzed::JOIN_LINK, &corpus);
+    }
+
+    #[test]
+    fn a_link_with_a_later_root_has_the_federation_s_id() {
+        let id = FederationId::of_roots(&[key(1).public()]);
+        let link = JoinLink::new(Some(id), vec![key(2).public()], registries(), Vec::new(), None).expect("a link");
+        let read = JoinLink::parse(&link.to_qr_text(), NOW).expect("a link");
+        assert_eq!((read.federation(), read.roots()), (Some(id), &[key(2).public()][..]));
+        let founding = JoinLink::new(Some(id), vec![key(1).public()], registries(), Vec::new(), None).expect("a link");
+        assert_eq!(founding.federation(), None, "earlier versions read it");
+        chappe_mutations::run(fuzzed::JOIN_LINK, &[&link.bytes()[..link.bytes().len() - CHECKSUM]]);
     }
 }

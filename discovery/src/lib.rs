@@ -44,7 +44,6 @@ pub mod referral;
 pub mod registry;
 pub mod replaced_file;
 pub mod report;
-pub mod revocations;
 mod search;
 pub mod server_time;
 mod setup_error;
@@ -52,6 +51,7 @@ pub mod snapshot;
 pub mod source;
 mod this_machine;
 pub mod tls;
+pub mod trust;
 
 pub use background_search::{BackgroundSearch, SearchSummary};
 pub use connection::Connection;

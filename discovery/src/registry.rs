@@ -7,12 +7,13 @@ use std::{collections::BTreeMap, net::SocketAddr, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use chappe_common::{
-    beacon::{Beacon, MAX_BEACON, SignedBeacon},
-    directory::{DirectoryBundle, MAX_BUNDLE},
+    beacon::{Beacon, BeaconError, MAX_BEACON, SignedBeacon},
+    directory::{DirectoryBundle, DirectoryError, MAX_BUNDLE},
     keys::PublicKey,
     list_request::ListRequest,
     removal::NodeRemoval,
-    revocation::{MAX_REVOCATION_LIST, Revocations, SignedRevocation},
+    revocation::SignedRevocation,
+    root_statements::{ListOrigin, MAX_STATEMENT_LIST, RootStatement, decode_list},
     server_url::{Rest, ServerUrlError, check_host, check_url},
     signed::Signed,
     special,
@@ -33,14 +34,14 @@ use crate::{
     names::NameResolver,
     net::Net,
     reach::ReachError,
-    revocations::{self, KnownRevocations},
     setup_error::SetupError,
     source::{Candidate, ListForm, SignedList, Source, SourceError, SourceKind, SourceResponse},
+    trust::{self, Trust},
 };
 
-/// How long to wait for revocations after a directory has arrived. A registry that withholds them must not delay a
-/// search.
-const REVOCATIONS_GRACE: Duration = Duration::from_millis(150);
+/// How long to wait for the roots' statements after a directory has arrived. A registry that withholds them must not delay
+/// a search.
+const STATEMENTS_GRACE: Duration = Duration::from_millis(150);
 
 /// The longest response to a POST: one line of JSON.
 const MAX_ANSWER: usize = 1024;
@@ -187,6 +188,11 @@ impl EndpointClient {
         self.send(self.http.get(self.url(path)), longest).await
     }
 
+    async fn statements(&self) -> Result<Vec<RootStatement>, SourceError> {
+        let bytes = self.get(trust::PATH, MAX_STATEMENT_LIST).await?;
+        Ok(decode_list(bytes).unwrap_or_default())
+    }
+
     async fn post(&self, path: &str, body: Bytes, longest: usize) -> Result<Bytes, SourceError> {
         self.send(self.http.post(self.url(path)).body(body), longest).await
     }
@@ -225,45 +231,38 @@ impl EndpointClient {
 #[derive(Clone, Debug)]
 pub struct RegistryClient {
     endpoints: Vec<EndpointClient>,
-    roots: Vec<PublicKey>,
-    revocations: KnownRevocations,
+    trust: Trust,
 }
 
 impl RegistryClient {
-    /// Creates a client for these endpoints that accepts only what `roots` have signed or delegated.
+    /// Creates a client for these endpoints that accepts only what the roots have signed or delegated. It adds the roots'
+    /// statements that it fetches.
     ///
     /// # Errors
     /// An endpoint's URL is invalid, or the HTTP client cannot be set up. Nothing was sent.
     pub fn new(
         endpoints: impl IntoIterator<Item = impl Into<Endpoint>>,
-        roots: Vec<PublicKey>,
+        trust: impl Into<Trust>,
         net: &Net,
     ) -> Result<Self, SetupError> {
         let endpoints = endpoints.into_iter().map(|endpoint| EndpointClient::new(&endpoint.into(), net));
         let endpoints = endpoints.collect::<Result<_, _>>()?;
-        Ok(Self { endpoints, roots, revocations: KnownRevocations::default() })
+        Ok(Self { endpoints, trust: trust.into() })
     }
 
-    /// Shares `known` with this client, which adds the revocations that it fetches.
-    #[must_use]
-    pub fn with_revocations(mut self, known: KnownRevocations) -> Self {
-        self.revocations = known;
-        self
+    /// The roots and their statements. The value is shared with the client.
+    pub const fn trust(&self) -> &Trust {
+        &self.trust
     }
 
-    /// Fetches the valid revocations of all registries. Stops [`REVOCATIONS_GRACE`] after `enough`, or when all have
-    /// answered.
-    async fn fetch_revocations(&self, enough: impl Future<Output = ()>) -> Vec<SignedRevocation> {
-        let mut asked: FuturesUnordered<_> = self
-            .endpoints
-            .iter()
-            .filter(|endpoint| !endpoint.is_file())
-            .map(|endpoint| endpoint.get(revocations::PATH, MAX_REVOCATION_LIST))
-            .collect();
+    /// Fetches the statements of all registries. Stops [`STATEMENTS_GRACE`] after `enough`, or when all have answered.
+    async fn fetch_statements(&self, enough: impl Future<Output = ()>) -> Vec<RootStatement> {
+        let endpoints = self.endpoints.iter().filter(|endpoint| !endpoint.is_file());
+        let mut asked: FuturesUnordered<_> = endpoints.map(EndpointClient::statements).collect();
         let mut all = Vec::new();
         let until = async {
             enough.await;
-            tokio::time::sleep(REVOCATIONS_GRACE).await;
+            tokio::time::sleep(STATEMENTS_GRACE).await;
         };
         tokio::pin!(until);
         loop {
@@ -273,20 +272,19 @@ impl RegistryClient {
                 () = &mut until => return all,
             };
             let Some(answered) = answered else { return all };
-            // A registry without an answer, or without revocations, does not affect the others.
-            let list = answered.ok().and_then(|bytes| Revocations::decode(bytes, &self.roots).ok());
-            all.extend(list.unwrap_or_default().iter().cloned());
+            // A registry without an answer, or without statements, does not affect the others.
+            all.extend(answered.unwrap_or_default());
         }
     }
 
-    /// Fetches the revocations of all registries and adds them to the known ones.
-    pub async fn refresh_revocations(&self) {
-        let fetched = self.fetch_revocations(std::future::pending()).await;
-        self.revocations.add(fetched);
+    /// Fetches the roots' statements from all registries and learns them.
+    pub async fn refresh_statements(&self, now: UnixTime) {
+        let fetched = self.fetch_statements(std::future::pending()).await;
+        self.trust.learn(fetched, ListOrigin::Peer(now));
     }
 
-    /// Runs `work` while the revocations are fetched concurrently. They are known when it returns.
-    async fn with_fetched_revocations<T>(&self, work: impl Future<Output = T>) -> (T, Vec<SignedRevocation>) {
+    /// Runs `work` while the roots' statements are fetched concurrently. They are known when it returns.
+    async fn with_fetched_statements<T>(&self, now: UnixTime, work: impl Future<Output = T>) -> T {
         let (done, enough) = oneshot::channel();
         let worked = async {
             let result = work.await;
@@ -298,16 +296,40 @@ impl RegistryClient {
             // An error means that the sender was dropped, which also ends the wait.
             let _ = enough.await;
         };
-        let (result, fetched) = join(worked, self.fetch_revocations(enough)).await;
-        self.revocations.add(fetched.iter().cloned());
-        (result, fetched)
+        let (result, fetched) = join(worked, self.fetch_statements(enough)).await;
+        self.trust.learn(fetched, ListOrigin::Peer(now));
+        result
+    }
+
+    /// Learns the statements of one endpoint, whose signature is by no known root. Returns whether it has answered.
+    async fn learn_from(&self, endpoint: &EndpointClient, now: UnixTime) -> bool {
+        if endpoint.is_file() {
+            return false;
+        }
+        let Ok(statements) = endpoint.statements().await else { return false };
+        self.trust.learn(statements, ListOrigin::Peer(now));
+        true
+    }
+
+    /// Verifies a directory. If the root was rotated, the endpoint's statements lead to the new one.
+    async fn verify(
+        &self,
+        endpoint: &EndpointClient,
+        bytes: Bytes,
+        now: UnixTime,
+    ) -> Result<DirectoryBundle, SourceError> {
+        let decode = || DirectoryBundle::decode(bytes.clone(), &self.trust.roots(), now);
+        match decode() {
+            Err(DirectoryError::Root) if self.learn_from(endpoint, now).await => Ok(decode()?),
+            decoded => Ok(decoded?),
+        }
     }
 
     /// All valid directories that arrive within the grace period after the first one.
     async fn fetch_directories(&self, now: UnixTime) -> Result<Vec<FetchedDirectory>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
             let bytes = endpoint.get("/v1/directory", MAX_BUNDLE).await?;
-            let bundle = DirectoryBundle::decode(bytes.clone(), &self.roots, now)?;
+            let bundle = self.verify(endpoint, bytes.clone(), now).await?;
             Ok(FetchedDirectory { bundle, bytes, is_private: endpoint.is_private })
         });
         first_answers(asked).await
@@ -327,8 +349,8 @@ impl RegistryClient {
         now: UnixTime,
     ) -> Result<Vec<DirectoryBundle>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
-            let decode = |bytes| DirectoryBundle::decode(bytes, &self.roots, now);
-            let shown = decode(endpoint.get("/v1/directory", MAX_BUNDLE).await?)?;
+            let shown = endpoint.get("/v1/directory", MAX_BUNDLE).await?;
+            let shown = self.verify(endpoint, shown, now).await?;
             if endpoint.is_file() {
                 // A mirror has no use for the request, and could replay it to the registry before this node sends it.
                 return Ok(shown);
@@ -336,12 +358,11 @@ impl RegistryClient {
             let request = request(shown.directory().key_id);
             match endpoint.post("/v1/directory", request.as_bytes().clone(), MAX_BUNDLE).await {
                 Err(SourceError::Status(_)) => Ok(shown),
-                answered => Ok(decode(answered?)?),
+                answered => self.verify(endpoint, answered?, now).await,
             }
         });
-        let (answered, _) = self.with_fetched_revocations(first_answers(asked)).await;
-        let mut all = answered?;
-        all.retain(|bundle| !self.revocations.revokes(&bundle.directory().key_id));
+        let mut all = self.with_fetched_statements(now, first_answers(asked)).await?;
+        all.retain(|bundle| !self.trust.revokes(&bundle.directory().key_id));
         if all.is_empty() {
             return Err(SourceError::Revoked);
         }
@@ -369,7 +390,7 @@ impl RegistryClient {
     /// The error of the first registry that did not accept it. Those before it have accepted it; retrying is safe.
     pub async fn publish_revocation(&self, revocation: &SignedRevocation) -> Result<(), SourceError> {
         for endpoint in &self.endpoints {
-            endpoint.post(revocations::PATH, revocation.as_bytes().clone(), MAX_ANSWER).await?;
+            endpoint.post(trust::PATH, revocation.as_bytes().clone(), MAX_ANSWER).await?;
         }
         Ok(())
     }
@@ -381,7 +402,13 @@ impl RegistryClient {
     pub async fn fetch_beacon(&self, now: UnixTime) -> Result<Option<SignedBeacon>, SourceError> {
         let asked = self.endpoints.iter().map(|endpoint| async move {
             match endpoint.get("/v1/beacon", MAX_BEACON).await {
-                Ok(bytes) => Ok(Some(Beacon::decode(bytes, &self.roots, now)?)),
+                Ok(bytes) => {
+                    let decode = || Beacon::decode(bytes.clone(), &self.trust.roots(), now);
+                    match decode() {
+                        Err(BeaconError::Root) if self.learn_from(endpoint, now).await => Ok(Some(decode()?)),
+                        decoded => Ok(Some(decoded?)),
+                    }
+                }
                 Err(SourceError::Status(404)) => Ok(None),
                 Err(error) => Err(error),
             }
@@ -398,13 +425,8 @@ impl Source for RegistryClient {
 
     fn list(&self, now: UnixTime) -> BoxFuture<'_, Result<SourceResponse, SourceError>> {
         async move {
-            let (fetched, revocations) = self.with_fetched_revocations(self.fetch_directories(now)).await;
-            let all = match fetched {
-                Ok(all) => newest_of_each_key(all),
-                // Revocations count even without a directory.
-                Err(_) if !revocations.is_empty() => Vec::new(),
-                Err(error) => return Err(error),
-            };
+            let fetched = self.with_fetched_statements(now, self.fetch_directories(now)).await?;
+            let all = newest_of_each_key(fetched);
             let lists = all.into_iter().map(|FetchedDirectory { bundle, bytes, is_private }| {
                 let directory = bundle.directory();
                 let records: Vec<_> = bundle.records_old(now).collect();
@@ -424,7 +446,7 @@ impl Source for RegistryClient {
                     records,
                 }
             });
-            Ok(SourceResponse { lists: lists.collect(), revocations, ..SourceResponse::default() })
+            Ok(SourceResponse { lists: lists.collect(), ..SourceResponse::default() })
         }
         .boxed()
     }

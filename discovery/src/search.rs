@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use chappe_common::{
-    keys::{NodeId, PublicKey},
-    time::UnixTime,
-};
+use chappe_common::{keys::NodeId, time::UnixTime};
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::{AbortHandle, BoxFuture, abortable},
@@ -34,6 +31,7 @@ use crate::{
     report::{DialOutcome, DialReport, Report, SourceOutcome, SourceReport},
     source::{Candidate, Source, SourceError, SourceKind, SourceResponse},
     this_machine::is_this_machine,
+    trust::Trust,
 };
 
 /// Capacity of the channel for dials' progress. If it is full, a dial only looks slower than it is.
@@ -47,7 +45,7 @@ pub(crate) type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
 pub(crate) struct SearchContext {
     pub(crate) cache: Arc<Cache>,
     pub(crate) net: Net,
-    pub(crate) roots: Vec<PublicKey>,
+    pub(crate) trust: Trust,
     pub(crate) wss_only: bool,
     pub(crate) clock: Clock,
     /// How many searches have started: numbers their spans.
@@ -241,7 +239,7 @@ impl Search {
     async fn handle_response(&mut self, index: usize, listed: Result<SourceResponse, SourceError>) {
         let now = (self.context.clock)();
         let learned = match listed {
-            Ok(response) if response.lists.is_empty() && response.revocations.is_empty() => {
+            Ok(response) if response.lists.is_empty() => {
                 Ok(LearnResult { candidates: response.candidates, ..LearnResult::default() })
             }
             Ok(response) => self.context.cache.learn(response, now).await,

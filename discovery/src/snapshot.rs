@@ -3,10 +3,13 @@
 //! It may have expired: its nodes still have to prove their keys, and have newer information.
 
 use bytes::Bytes;
-use chappe_common::{directory::DirectoryBundle, keys::PublicKey, time::UnixTime};
+use chappe_common::{directory::DirectoryBundle, time::UnixTime};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
-use crate::source::{Candidate, Source, SourceError, SourceKind, SourceResponse};
+use crate::{
+    source::{Candidate, Source, SourceError, SourceKind, SourceResponse},
+    trust::Trust,
+};
 
 /// The content of the file that `CHAPPE_SNAPSHOT` named at build time, or nothing.
 const BUILT_IN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/snapshot"));
@@ -15,22 +18,22 @@ const BUILT_IN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/snapshot"));
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     bytes: Bytes,
-    roots: Vec<PublicKey>,
+    trust: Trust,
 }
 
 impl Snapshot {
-    /// A source of this directory's nodes, if it is valid under `roots`.
-    pub fn new(bytes: impl Into<Bytes>, roots: Vec<PublicKey>) -> Self {
-        Self { bytes: bytes.into(), roots }
+    /// A source of this directory's nodes, if it is valid under the roots.
+    pub fn new(bytes: impl Into<Bytes>, trust: Trust) -> Self {
+        Self { bytes: bytes.into(), trust }
     }
 
     /// The built-in directory, or `None` if there is none.
-    pub fn built_in(roots: Vec<PublicKey>) -> Option<Self> {
-        (!BUILT_IN.is_empty()).then(|| Self::new(BUILT_IN, roots))
+    pub fn built_in(trust: Trust) -> Option<Self> {
+        (!BUILT_IN.is_empty()).then(|| Self::new(BUILT_IN, trust))
     }
 
     fn read(&self, now: UnixTime) -> Result<SourceResponse, SourceError> {
-        let bundle = DirectoryBundle::decode_old(self.bytes.clone(), &self.roots, now)?;
+        let bundle = DirectoryBundle::decode_old(self.bytes.clone(), &self.trust.roots(), now)?;
         let records: Vec<_> = bundle.records_old(now).collect();
         let candidates = records.iter().flat_map(|record| Candidate::of_record(record, SourceKind::Snapshot)).collect();
         // Not returned as a list: the number of a built-in directory must not affect the check for newer ones.

@@ -8,7 +8,6 @@ use chappe_common::{
     directory::DirectoryError,
     keys::{NodeId, PublicKey},
     record::SignedRecord,
-    revocation::SignedRevocation,
     time::UnixTime,
 };
 use futures_util::future::BoxFuture;
@@ -222,8 +221,6 @@ pub struct SourceResponse {
     pub candidates: Vec<Candidate>,
     /// Verified lists of nodes. The receiver checks whether they are older than known ones.
     pub lists: Vec<SignedList>,
-    /// Revocations of online keys, verified against the pinned roots.
-    pub revocations: Vec<SignedRevocation>,
 }
 
 /// Why a source named no node. What was known before is never lost.

@@ -150,7 +150,6 @@ impl NodeConfig {
         let federation = &self.federation;
         let policy = match federation.admission {
             AdmissionPolicy::Open => Policy::Open,
-            AdmissionPolicy::Invite if federation.issuers.is_empty() => Policy::Invite(federation.roots.clone()),
             AdmissionPolicy::Invite => Policy::Invite(federation.issuers.clone()),
             AdmissionPolicy::Allowlist => Policy::Allowlist(federation.allow.iter().copied().collect()),
         };

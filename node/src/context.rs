@@ -9,7 +9,7 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use chappe_common::{
     federation::FederationId,
-    keys::{NodeId, PublicKey, SecretKey},
+    keys::{NodeId, SecretKey},
     record::{Abilities, NodeRecord, SignedRecord},
     signed::{SignError, Signed},
 };
@@ -33,8 +33,6 @@ pub(crate) struct Context {
     /// Equal to the node's public key.
     pub(crate) me: NodeId,
     pub(crate) federation: FederationId,
-    /// The federation's root keys. For a node without configured roots, its own key.
-    pub(crate) roots: Vec<PublicKey>,
     /// As in the record.
     pub(crate) client_urls: Vec<String>,
     /// As in the record. Replaced when the addresses of an advertised name change.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use chappe_discovery::revocations::KnownRevocations;
+use chappe_discovery::trust::Trust;
 use chappe_turn::source::Source;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -43,8 +43,8 @@ pub(crate) struct Core {
     pub(crate) call_page: Option<CallPage>,
     /// The traffic of this machine, if it has a budget.
     pub(crate) budget: Option<Arc<TrafficBudget>>,
-    /// Revoked online keys of registries.
-    pub(crate) revocations: KnownRevocations,
+    /// The federation's roots, and the revoked online keys of registries. A node without configured roots is its own root.
+    pub(crate) trust: Trust,
     /// Events for the membership task.
     pub(crate) membership: mpsc::Sender<Event>,
     /// Commands for the publisher task.

@@ -8,4 +8,4 @@ pub(crate) mod members_file;
 pub(crate) mod membership_runtime;
 pub(crate) mod own_addrs;
 pub(crate) mod registration;
-pub(crate) mod revocations;
+pub(crate) mod root_statements;

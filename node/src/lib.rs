@@ -52,7 +52,7 @@ mod wire;
 
 pub use acme::runtime::AcmeSetupError;
 pub use config::NodeConfig;
-pub use federation::own_addrs::ResolveError;
+pub use federation::{own_addrs::ResolveError, root_statements::known_roots};
 pub use node::{Node, NodeAddrs, NodeStats, StartError, check_client_files};
 pub use reload::ReloadError;
 pub use sockets::PassedSockets;

@@ -9,10 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use chappe_common::{
-    federation::FederationId,
-    keys::{NodeId, PublicKey},
-    signed::SignError,
-    task_failure::TaskFailure,
+    federation::FederationId, keys::NodeId, roots::Roots, signed::SignError, task_failure::TaskFailure,
 };
 use chappe_discovery::{SetupError, net::Net, registry::RegistryClient};
 use tokio::sync::{Semaphore, mpsc};
@@ -35,7 +32,7 @@ use crate::{
         membership_runtime::{self, Membership},
         own_addrs::{self, ResolveError},
         registration::Registries,
-        revocations,
+        root_statements,
     },
     health::Health,
     homes::Homes,
@@ -210,7 +207,10 @@ impl Node {
             [] => vec![addrs.quic],
             advertised => own_addrs::resolve_with_retries(advertised).await?,
         };
-        let context = Arc::new(context(config, &identity, addrs, quic_addrs, clock));
+        let pinned = pinned_roots(&config, &identity);
+        let trust =
+            root_statements::load(&config.node.data_dir.join(root_statements::FILE), pinned.clone(), clock.now());
+        let context = Arc::new(context(config, &identity, pinned.federation(), addrs, quic_addrs, clock));
         let media_relay = spawn_media_relay(&context, addrs, turn)?;
         addrs.turn = media_relay.as_ref().and_then(|relay| relay.addrs().first().copied());
         // Later records have larger numbers, so the longest possible record has to fit too.
@@ -219,11 +219,9 @@ impl Node {
             [] => (None, None),
             urls => (
                 Some(Registries::new(urls).map_err(StartError::Http)?),
-                Some(RegistryClient::new(urls.to_vec(), context.config.federation.roots.clone(), &Net::default())?),
+                Some(RegistryClient::new(urls.to_vec(), trust.clone(), &Net::default())?),
             ),
         };
-        let revoked = revocations::load(&context.config.node.data_dir.join(revocations::FILE), &context.roots);
-        let directory = directory.map(|registry| registry.with_revocations(revoked.clone()));
 
         let budget = TrafficBudget::load(&context.config, context.me).map(Arc::new);
         if let Some(budget) = &budget {
@@ -263,7 +261,7 @@ impl Node {
             media_relay,
             call_page,
             budget,
-            revocations: revoked,
+            trust,
             membership,
             publisher,
             connections,
@@ -416,18 +414,23 @@ fn spawn_media_relay(
     relay.map(|relay| Some(Arc::new(relay))).map_err(|source| StartError::Bind { addr, key: "turn.listen", source })
 }
 
+/// A node without roots forms a federation of its own, with its own key as the root.
+fn pinned_roots(config: &NodeConfig, identity: &Identity) -> Roots {
+    if config.federation.roots.is_empty() {
+        return Roots::from([*identity.key().node_id().key()]);
+    }
+    config.federation.roots()
+}
+
 fn context(
     config: NodeConfig,
     identity: &Identity,
+    federation: FederationId,
     addrs: NodeAddrs,
     quic_addrs: Vec<SocketAddr>,
     clock: Clock,
 ) -> Context {
     let me = identity.key().node_id();
-    // A node without roots forms a federation of its own, with its own key as the root.
-    let own: [PublicKey; 1] = [*me.key()];
-    let roots = if config.federation.roots.is_empty() { &own[..] } else { &config.federation.roots };
-    let federation = FederationId::of_roots(roots);
     let client_urls = match config.client.urls.as_slice() {
         [] => vec![format!("{}://{}", if config.client.has_tls() { "wss" } else { "ws" }, addrs.client)],
         urls => urls.to_vec(),
@@ -438,7 +441,6 @@ fn context(
         key: identity.key().clone(),
         me,
         federation,
-        roots: roots.to_vec(),
         client_urls,
         quic_addrs: ArcSwap::from_pointee(quic_addrs),
         region: config.node.region.clone(),

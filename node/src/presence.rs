@@ -14,7 +14,7 @@ use crate::{
     federation::{
         join, own_addrs,
         registration::{self, Registries},
-        revocations,
+        root_statements,
     },
     membership::event::Event,
     sessions::event::{EndReason, SessionEvent},
@@ -68,9 +68,9 @@ impl Presence {
     fn start(&self) {
         let core = &self.core;
         let tasks = core.context.tasks.sibling();
-        let revocations_file = core.context.config.node.data_dir.join(revocations::FILE);
-        let revocations = revocations::run(core.clone(), self.directory.clone(), revocations_file);
-        tasks.spawn_essential("revocations", revocations);
+        let statements_file = core.context.config.node.data_dir.join(root_statements::FILE);
+        let statements = root_statements::run(core.clone(), self.directory.clone(), statements_file);
+        tasks.spawn_essential("root statements", statements);
         let joining = join::run(core.clone(), self.directory.clone(), self.members_file.clone());
         tasks.spawn_essential("joining", once_reachable(self.has_certificate.clone(), joining));
         tasks.spawn_essential("addresses", own_addrs::watch(core.clone()));

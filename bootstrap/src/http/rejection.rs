@@ -8,7 +8,7 @@ use chappe_common::{revocation::RevocationError, signed::DecodeError};
 use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use serde_json::json;
 
-use crate::{dial::DialError, owner::OwnerError, revocations::AddRevocationError, rules::RuleRejection};
+use crate::{dial::DialError, owner::OwnerError, root_statements::AddRevocationError, rules::RuleRejection};
 
 /// Why a record or another signed request was rejected.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +40,7 @@ impl Rejection {
     /// The error code of the protocol.
     pub(super) const fn code(&self) -> &'static str {
         match self {
-            Self::Malformed | Self::Rules(RuleRejection::Lifetime) | Self::Revocation(RevocationError::Decode(_)) => {
-                "malformed"
-            }
+            Self::Malformed | Self::Rules(RuleRejection::Lifetime) => "malformed",
             Self::Signature => "signature",
             Self::Rules(RuleRejection::Federation) | Self::Revocation(RevocationError::Federation) => "federation",
             Self::Rules(RuleRejection::Registry) => "registry",
@@ -64,12 +62,11 @@ impl Rejection {
     const fn status(&self) -> StatusCode {
         match self {
             Self::Malformed
-            | Self::Revocation(RevocationError::Decode(_))
             | Self::Rules(
                 RuleRejection::Lifetime | RuleRejection::Clock | RuleRejection::Expired | RuleRejection::PrivateUrl,
             ) => StatusCode::BAD_REQUEST,
             Self::Signature
-            | Self::Revocation(RevocationError::Federation | RevocationError::Root)
+            | Self::Revocation(_)
             | Self::Rules(
                 RuleRejection::Federation | RuleRejection::Registry | RuleRejection::Removed | RuleRejection::Signer,
             ) => StatusCode::FORBIDDEN,

@@ -5,6 +5,8 @@ use chappe_common::{
     record::{Abilities, NodeRecord},
 };
 
+use chappe_discovery::trust::Trust;
+
 use super::*;
 use crate::{
     config::CapsSection,
@@ -26,7 +28,11 @@ fn online(now: Millis) -> Arc<OnlineKey> {
     let (key, expires_at) = (key(2), not_before + MAX_DELEGATION);
     let delegation =
         Delegation { federation: federation(), root: root.public(), key: key.public(), not_before, expires_at };
-    Arc::new(OnlineKey { key, delegation: Signed::sign(delegation, &root).expect("a delegation within its bounds") })
+    Arc::new(OnlineKey {
+        key,
+        delegations: vec![Signed::sign(delegation, &root).expect("a delegation within its bounds")],
+        trust: vec![root.public()].into(),
+    })
 }
 
 fn record(seed: u8, seq: u64, now: Millis) -> SignedRecord {
@@ -50,15 +56,14 @@ async fn owner(dir: &std::path::Path, now: Millis) -> Owner {
     let bounds = RuleConfig {
         federation: federation(),
         online: key(2).public(),
-        operators: Vec::new(),
+        trust: Trust::default(),
         max_nodes: 100,
         node_timeout: Duration::from_secs(7200),
         caps: Caps::new(CapsSection::default(), &[]),
         probe_interval: Duration::from_secs(300),
         failure_threshold: 3,
     };
-    let signing =
-        SigningConfig { online: online(now), roots: vec![key(1).public()], lifetime: Duration::from_secs(3600) };
+    let signing = SigningConfig { online: online(now), lifetime: Duration::from_secs(3600) };
     let store = Box::new(Embedded::open(dir).expect("a store"));
     Owner::start(RegistryState::new(bounds, now.secs()), store, signing, Arc::default()).await.expect("an owner")
 }
@@ -96,7 +101,8 @@ async fn a_registry_whose_clock_is_behind_shows_strangers_no_more_than_another_a
     let published = owner.published.load_full();
     assert_eq!((published.head(), published.public_count()), (&head, 20));
     let shown = published.directory_for([192, 0, 2, 1].into()).expect("a part");
-    let shown = DirectoryBundle::decode(shown.body, &owner.signing.roots, ahead.secs()).expect("a directory");
+    let shown =
+        DirectoryBundle::decode(shown.body, &owner.signing.online.trust.roots(), ahead.secs()).expect("a directory");
     assert_eq!(shown.directory().nodes.len(), PART_SIZE);
     owner.handle_tick(now).await;
     assert_eq!(number(&owner), head.seq);
@@ -129,7 +135,8 @@ async fn newer_records_wait_for_the_tick_and_new_or_removed_nodes_do_not() {
     let at = |secs: u64| Millis(now.0 + secs * 1000);
     let seqs = |owner: &Owner| -> Vec<_> {
         let bundle = owner.published.load().head().bundle.clone();
-        let bundle = DirectoryBundle::decode(bundle, &owner.signing.roots, now.secs()).expect("a directory");
+        let bundle =
+            DirectoryBundle::decode(bundle, &owner.signing.online.trust.roots(), now.secs()).expect("a directory");
         bundle.records(now.secs()).map(|record| record.seq).collect()
     };
     admit(&mut owner, record(10, 1, now), now).await;

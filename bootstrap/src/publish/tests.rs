@@ -12,6 +12,7 @@ use chappe_common::{
     directory::{Directory, MAX_DELEGATION},
     federation::FederationId,
     record::{Abilities, NodeRecord},
+    roots::Roots,
 };
 use hickory_proto::{
     op::{Message, Query},
@@ -105,7 +106,7 @@ fn publication(bundle: &DirectoryBundle) -> Publication {
 }
 
 fn read(texts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> BTreeMap<String, u64> {
-    let roots = [key_of_root().public()];
+    let roots = Roots::from([key_of_root().public()]);
     let mut urls = BTreeMap::new();
     for text in texts {
         let shard = ShardBundle::decode(text.as_ref(), &roots, now()).expect("a shard").expect("one that counts");
@@ -131,7 +132,7 @@ fn a_fixed_part_of_a_large_federation_is_published() {
     let publication = publication(&bundle);
     assert_eq!(publication.nodes(), MAX_PUBLISHED);
     assert_eq!(read(publication.texts().expect("texts")).len(), MAX_PUBLISHED);
-    let mirror = DirectoryBundle::decode(publication.mirror().clone(), &[key_of_root().public()], now());
+    let mirror = DirectoryBundle::decode(publication.mirror().clone(), &[key_of_root().public()].into(), now());
     let mirror = mirror.expect("a directory");
     assert_eq!((mirror.directory().seq, mirror.directory().shard), (bundle.directory().seq, MIRROR));
     assert_eq!(mirror.records(now()).count(), MAX_PUBLISHED);
@@ -142,7 +143,7 @@ fn a_fixed_part_of_a_large_federation_is_published() {
 
 #[test]
 fn a_new_delegation_does_not_change_the_signed_shards() {
-    let roots = [key_of_root().public()];
+    let roots = Roots::from([key_of_root().public()]);
     let decode = |publication: &Publication| -> Vec<_> {
         let texts = publication.texts().expect("texts");
         let shard = |text: &String| ShardBundle::decode(text.as_bytes(), &roots, now());

@@ -7,6 +7,7 @@ use chappe_common::{
     list_request::Load,
     record::{Abilities, NodeRecord},
     removal::MAX_REMOVAL,
+    roots::Roots,
 };
 
 use super::*;
@@ -61,7 +62,7 @@ fn bounds() -> RuleConfig {
     RuleConfig {
         federation: federation(),
         online: key(98).public(),
-        operators: vec![key(99).public(), key(98).public()],
+        trust: Roots::pinned(vec![key(99).public(), key(98).public()], Some(federation())).into(),
         max_nodes: 3,
         node_timeout: SEEN_WITHIN,
         caps: Caps::new(CapsSection { ipv4_24: 2, ..CapsSection::default() }, &[]),

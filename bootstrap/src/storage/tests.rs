@@ -3,6 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use chappe_common::{
+    federation::FederationId,
     keys::{NodeId, SecretKey},
     list_request::Load,
     record::{Abilities, NodeLeave, NodeRecord},

@@ -120,13 +120,13 @@ impl Fixture {
         }
         assert_eq!(response.headers()["cache-control"], "no-store");
         let body = response.bytes().await.expect("a body");
-        Ok(DirectoryBundle::decode(body, &[self.root], now()).expect("a directory"))
+        Ok(DirectoryBundle::decode(body, &[self.root].into(), now()).expect("a directory"))
     }
 
     pub(crate) async fn directory(&self) -> Result<DirectoryBundle, DirectoryError> {
         let response = self.http.get(format!("{}/v1/directory", self.base)).send().await.expect("an answer");
         assert_eq!(response.headers()["content-type"], "application/octet-stream");
-        DirectoryBundle::decode(response.bytes().await.expect("a body"), &[self.root], now())
+        DirectoryBundle::decode(response.bytes().await.expect("a body"), &[self.root].into(), now())
     }
 
     pub(crate) async fn listed(&self) -> Vec<(u64, u64)> {

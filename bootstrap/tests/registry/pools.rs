@@ -37,7 +37,7 @@ fn ids(bundle: &DirectoryBundle) -> BTreeSet<NodeId> {
 
 async fn shown(fixture: &Fixture, address: &str) -> DirectoryBundle {
     let body = ask_from(fixture, address, "/v1/directory").await.bytes().await.expect("a body");
-    DirectoryBundle::decode(body, &[fixture.root], now()).expect("a directory")
+    DirectoryBundle::decode(body, &[fixture.root].into(), now()).expect("a directory")
 }
 
 #[tokio::test]

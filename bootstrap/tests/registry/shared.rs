@@ -34,7 +34,7 @@ async fn two_registries_on_one_database_are_one() {
     for answer in join_all(posts).await {
         assert_eq!(answer.expect("an answer").status(), StatusCode::OK);
     }
-    let whole = |bytes: Vec<u8>| DirectoryBundle::decode(bytes, &[fixture.root], now()).expect("a directory");
+    let whole = |bytes: Vec<u8>| DirectoryBundle::decode(bytes, &[fixture.root].into(), now()).expect("a directory");
     eventually("both serve the same bytes", async || {
         let [ours, theirs] = [directory_at(&fixture, &first_base).await, directory_at(&fixture, &other_base).await];
         ours == theirs && whole(ours).directory().shard.1 > 1

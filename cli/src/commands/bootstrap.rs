@@ -6,6 +6,8 @@ mod join_link;
 mod publish;
 mod removal;
 mod revoke;
+mod roots;
+mod rotate_root;
 
 use std::{
     path::{Path, PathBuf},
@@ -36,6 +38,8 @@ pub(crate) enum BootstrapCommand {
     Delegate(DelegateArgs),
     /// Revoke a stolen online key before its delegation expires
     Revoke(revoke::RevokeArgs),
+    /// Let a new root key take the place of the old one
+    RotateRoot(rotate_root::RotateRootArgs),
     /// Sign the next beacon with the root key: the eligible homes, and the random value for placement
     Beacon(beacon::BeaconArgs),
     /// Print the link with which new nodes join the federation
@@ -121,6 +125,7 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
         BootstrapCommand::Init(args) => init(&args, output),
         BootstrapCommand::Delegate(args) => delegate(&args, output),
         BootstrapCommand::Revoke(args) => revoke::run(&args, output).await,
+        BootstrapCommand::RotateRoot(args) => rotate_root::run(&args, output),
         BootstrapCommand::Beacon(args) => beacon::run(&args, output).await,
         BootstrapCommand::JoinLink(args) => join_link::run(&args, output),
         BootstrapCommand::Publish(args) => publish::run(&args, output).await,

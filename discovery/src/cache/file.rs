@@ -14,7 +14,9 @@ use chappe_common::{
     federation::FederationId,
     keys::{NodeId, PublicKey},
     record::{MAX_ADDRESSES, NodeRecord, is_client_url},
-    revocation::{KeyRevocation, MAX_REVOCATIONS},
+    revocation::MAX_REVOCATIONS,
+    root_statements::{ListOrigin, RootStatement},
+    roots::{MAX_SUCCESSIONS, Roots},
     signed::Signed,
     time::UnixTime,
 };
@@ -40,6 +42,8 @@ const MAX_PROOF_FILE: u64 = 8 * 1024 * 1024;
 /// lock, the next flush writes the content.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
+/// Maximal number of stored statements of roots.
+const MAX_STATEMENTS: usize = MAX_SUCCESSIONS + MAX_REVOCATIONS;
 const VERSION: u32 = 2;
 
 /// Why the cache file could not be read or written.
@@ -61,6 +65,10 @@ struct File {
     lists: Vec<ListEntry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     revocations: Vec<String>,
+    /// A field of its own, because an earlier version takes a file with another statement among the revocations for a
+    /// damaged one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    successions: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -121,33 +129,34 @@ pub(super) fn encode(state: &State, federation: FederationId) -> Vec<u8> {
         issued_at: list.issued_at,
         bytes: URL_SAFE_NO_PAD.encode(&list.bytes),
     });
-    let revocations = state.revocations.all();
+    let statements = state.trust.all();
     let file = File {
         version: VERSION,
         federation: federation.to_string(),
         nodes: nodes.collect(),
         lists: lists.collect(),
-        revocations: revocations.iter().map(|revocation| URL_SAFE_NO_PAD.encode(revocation.as_bytes())).collect(),
+        revocations: statements.revocations.iter().map(|one| URL_SAFE_NO_PAD.encode(one.as_bytes())).collect(),
+        successions: statements.roots.successions().iter().map(|one| URL_SAFE_NO_PAD.encode(one.as_bytes())).collect(),
     };
     serde_json::to_vec(&file).expect("strings and numbers are JSON")
 }
 
 /// Reads the file. The result is empty if the file belongs to another federation.
-pub(super) fn read(path: &Path, federation: FederationId) -> Result<State, CacheError> {
+pub(super) fn read(path: &Path, pinned: &Roots) -> Result<State, CacheError> {
     let content = match private_file::read_own(path, MAX_FILE) {
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(CacheError::Damaged),
         read => read?,
     };
-    decode(&content, federation)
+    decode(&content, pinned)
 }
 
-fn decode(bytes: &[u8], federation: FederationId) -> Result<State, CacheError> {
+fn decode(bytes: &[u8], pinned: &Roots) -> Result<State, CacheError> {
     let file: File = serde_json::from_slice(bytes).map_err(|_| CacheError::Damaged)?;
     if file.version != VERSION {
         return Err(CacheError::Damaged);
     }
-    let mut state = State::default();
-    if file.federation != federation.to_string() {
+    let mut state = State::new(pinned.clone().into());
+    if file.federation != pinned.federation().to_string() {
         return Ok(state);
     }
     for form in file.nodes.into_iter().take(MAX_ENTRIES) {
@@ -167,12 +176,12 @@ fn decode(bytes: &[u8], federation: FederationId) -> Result<State, CacheError> {
             records: Vec::new(),
         });
     }
-    // Only verified revocations are stored. Their federation id stands for the pinned roots.
-    let revocations = file.revocations.iter().take(MAX_REVOCATIONS).map(|text| {
-        let revocation = Signed::<KeyRevocation>::decode(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-        (revocation.federation == federation).then_some(revocation)
+    let statements = file.successions.iter().chain(&file.revocations).take(MAX_STATEMENTS).map(|text| {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CacheError::Damaged)?;
+        RootStatement::decode(bytes).map_err(|_| CacheError::Damaged)
     });
-    state.revocations.add(revocations.collect::<Option<Vec<_>>>().ok_or(CacheError::Damaged)?);
+    let statements = statements.collect::<Result<Vec<_>, _>>()?;
+    state.trust.learn(statements, ListOrigin::Stored);
     Ok(state)
 }
 
@@ -256,18 +265,18 @@ pub(super) fn add_proof(path: &Path, proof: &Equivocation) -> io::Result<()> {
 pub(crate) mod fuzzed {
     use super::*;
 
-    /// The federation of the test inputs.
-    pub(super) fn federation() -> FederationId {
-        FederationId::of_roots(&[])
+    /// The roots of the test inputs.
+    pub(super) fn roots() -> Roots {
+        Roots::default()
     }
 
     /// Decodes the cache's file.
     pub const CACHE: (&str, fn(&[u8]) -> bool) = ("cache", |bytes| {
-        let Ok(state) = decode(bytes, federation()) else { return false };
+        let Ok(state) = decode(bytes, &roots()) else { return false };
         assert!(state.entries.len() <= MAX_ENTRIES);
-        let written = encode(&state, federation());
-        let again = decode(&written, federation()).expect("what was read can be written");
-        assert_eq!(encode(&again, federation()), written);
+        let written = encode(&state, roots().federation());
+        let again = decode(&written, &roots()).expect("what was read can be written");
+        assert_eq!(encode(&again, roots().federation()), written);
         true
     });
 }
@@ -280,7 +289,7 @@ mod tests {
 
     #[test]
     fn mutated_files_read_as_they_are_written() {
-        let (key, federation) = (SecretKey::from_bytes(&[1; 32]), fuzzed::federation());
+        let (key, federation) = (SecretKey::from_bytes(&[1; 32]), fuzzed::roots().federation());
         let at = UnixTime::from_secs(1_800_000_000);
         let mut state = State::default();
         let entry = NodeEntry {

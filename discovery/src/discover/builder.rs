@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use chappe_common::{endpoint::NodeEndpoint, federation::FederationId, keys::PublicKey, time::UnixTime};
+use chappe_common::{endpoint::NodeEndpoint, federation::FederationId, keys::PublicKey, roots::Roots, time::UnixTime};
 use rand::seq::SliceRandom as _;
 use rustls::ClientConfig;
 
@@ -30,6 +30,7 @@ use crate::{
 #[derive(Default)]
 pub struct DiscoveryBuilder {
     roots: Vec<PublicKey>,
+    federation: Option<FederationId>,
     endpoints: Vec<Endpoint>,
     zones: Vec<String>,
     providers: Vec<Provider>,
@@ -75,6 +76,13 @@ impl DiscoveryBuilder {
                 self.roots.push(root);
             }
         }
+        self
+    }
+
+    /// The id of the federation, if the pinned roots are not its founding ones.
+    #[must_use]
+    pub fn federation(mut self, federation: Option<FederationId>) -> Self {
+        self.federation = federation;
         self
     }
 
@@ -196,11 +204,12 @@ impl DiscoveryBuilder {
         } else {
             Net::over_https_with_proxies(&providers, tls, proxies)?
         };
-        let federation = FederationId::of_roots(&self.roots);
+        let pinned = Roots::pinned(self.roots, self.federation);
         let cache = Arc::new(match self.cache {
-            Some(path) => Cache::open_or_empty(path, federation),
-            None => Cache::in_memory(federation),
+            Some(path) => Cache::open_or_empty(path, pinned.clone()),
+            None => Cache::in_memory(pinned.clone()),
         });
+        let trust = cache.trust();
         let referrals = Referrals::default();
         referrals.set(self.referrals);
         let mut sources: Vec<Arc<dyn Source>> = Vec::new();
@@ -212,27 +221,27 @@ impl DiscoveryBuilder {
         }
         sources.push(Arc::new(referrals.clone()));
         if !self.endpoints.is_empty() {
-            let registry = RegistryClient::new(self.endpoints, self.roots.clone(), &net)?;
-            sources.push(Arc::new(registry.with_revocations(cache.revocations())));
+            let registry = RegistryClient::new(self.endpoints, trust.clone(), &net)?;
+            sources.push(Arc::new(registry));
         }
         if !self.zones.is_empty() {
             for provider in providers {
                 let provider = DohClient::with_proxies(provider, net.tls(), net.proxies(), net.proxy_names())?;
-                sources.push(Arc::new(DnsSource::new(provider, self.zones.clone(), self.roots.clone())));
+                sources.push(Arc::new(DnsSource::new(provider, self.zones.clone(), trust.clone())));
             }
         }
-        if !self.roots.is_empty() {
+        if !pinned.is_empty() {
             // The cache only has nodes that were listed under these roots or have proved their keys.
             sources.push(cache.clone());
-            let built_in = || Snapshot::built_in(self.roots.clone());
-            let snapshot = self.snapshot.map(|bytes| Snapshot::new(bytes, self.roots.clone())).or_else(built_in);
+            let built_in = || Snapshot::built_in(trust.clone());
+            let snapshot = self.snapshot.map(|bytes| Snapshot::new(bytes, trust.clone())).or_else(built_in);
             if let Some(snapshot) = snapshot {
                 sources.push(Arc::new(snapshot));
             }
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(|| SystemTime::now().into()));
-        let (roots, wss_only, searches) = (self.roots, self.wss_only, Arc::default());
-        let context = SearchContext { cache, net, roots, wss_only, clock, searches };
+        let (wss_only, searches) = (self.wss_only, Arc::default());
+        let context = SearchContext { cache, net, trust, wss_only, clock, searches };
         Ok(Discovery { sources, referrals, context })
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use chappe_common::{
     client::{MAX_INBOXES, MAX_MESSAGE},
     config_error::{ConfigError, check_rules},
-    federation::FederationId,
     forwarded::MAX_TRUSTED_PROXIES,
     printable::is_printable,
     record::MAX_URL_LEN,
@@ -135,8 +134,7 @@ impl NodeConfig {
             (self.federation.allow.len() <= MAX_ALLOWED, "federation.allow", "at most 4096 nodes are allowed"),
             (
                 self.federation.ticket.as_ref().is_none_or(|ticket| {
-                    self.federation.roots.is_empty()
-                        || ticket.federation() == FederationId::of_roots(&self.federation.roots)
+                    self.federation.roots.is_empty() || ticket.federation() == self.federation.roots().federation()
                 }),
                 "federation.ticket",
                 "the ticket is for another federation than that of federation.roots",
@@ -378,7 +376,7 @@ mod tests {
         assert_eq!(key(&config), Err("federation.issuers"));
         config.federation.roots = vec![root];
         assert_eq!(key(&config), Ok(()));
-        assert_eq!(config.admission().policy, Policy::Invite(vec![root]), "without issuers, the roots invite");
+        assert_eq!(config.admission().policy, Policy::Invite(Vec::new()), "without issuers, the roots invite");
         config.federation.admission = AdmissionPolicy::Allowlist;
         assert_eq!(key(&config), Err("federation.allow"));
     }

@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use chappe_common::{
     admission::TicketChain,
+    federation::FederationId,
     keys::{NodeId, PublicKey},
+    roots::Roots,
+    text_or_nothing,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,9 @@ use super::Advertised;
 pub struct FederationSection {
     /// The federation's root keys. A node without any forms a federation of its own.
     pub roots: Vec<PublicKey>,
+    /// The federation's id, if its root keys were rotated. Unset, it is the hash of `roots`.
+    #[serde(with = "text_or_nothing")]
+    pub id: Option<FederationId>,
     /// The admission policy. All nodes of a federation should use the same one.
     pub admission: AdmissionPolicy,
     /// The keys that may sign tickets. If empty, the roots.
@@ -59,10 +65,18 @@ pub struct FederationSection {
     pub dial_backs_per_minute: u32,
 }
 
+impl FederationSection {
+    /// The pinned roots.
+    pub fn roots(&self) -> Roots {
+        Roots::pinned(self.roots.clone(), self.id)
+    }
+}
+
 impl Default for FederationSection {
     fn default() -> Self {
         Self {
             roots: Vec::new(),
+            id: None,
             admission: AdmissionPolicy::Open,
             issuers: Vec::new(),
             allow: Vec::new(),
@@ -109,27 +123,4 @@ pub enum AdmissionPolicy {
     Invite,
     /// Also requires an entry in the allowlist.
     Allowlist,
-}
-
-/// Serializes an optional value as its text, or as an empty text.
-mod text_or_nothing {
-    use std::{fmt::Display, str::FromStr};
-
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    pub(super) fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(value) => serializer.collect_str(value),
-            None => serializer.serialize_str(""),
-        }
-    }
-
-    pub(super) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<T>, D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "" => Ok(None),
-            text => text.parse().map(Some).map_err(D::Error::custom),
-        }
-    }
 }

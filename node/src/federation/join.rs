@@ -94,7 +94,7 @@ pub(crate) async fn run(core: Arc<Core>, registry: Option<RegistryClient>, membe
             }
             () = sleep_until(next_try), if alone => {
                 if let Some(beacon) = beacon.clone() {
-                    let _ = core.membership.send(Event::Beacon(beacon)).await;
+                    let _ = core.membership.send(Event::LastBeacon(beacon)).await;
                 }
                 seek_former(&core, &mut former).await;
                 // The contacted nodes are known now, so their age can be stored; other members report the age of the rest.

@@ -107,7 +107,13 @@ impl Membership {
             Event::Unreachable(node) => self.engine.handle_dial_failed(now, node),
             Event::Undialled(node) => self.engine.handle_dial_aborted(now, node),
             Event::Seek(record) => self.engine.seek(now, record),
-            Event::Beacon(beacon) => self.engine.learn_beacon(now, &beacon),
+            Event::Beacon(beacon) => {
+                // The succession by which a new root counts may have arrived with the beacon.
+                self.engine.set_roots(self.core.trust.roots());
+                self.engine.learn_beacon(now, &beacon);
+            }
+            Event::LastBeacon(beacon) => self.engine.restore_beacon(now, &beacon),
+            Event::RootsChanged => self.engine.set_roots(self.core.trust.roots()),
             Event::Remember(members) => {
                 for (node, since) in members {
                     self.engine.remember(node, since);
@@ -195,7 +201,7 @@ impl Membership {
         self.engine = engine(&self.core, own.clone());
         self.engine.continue_counts(counts);
         if let Some(beacon) = beacon {
-            self.engine.learn_beacon(time, &beacon);
+            self.engine.restore_beacon(time, &beacon);
         }
         self.engine.remember(self.core.context.me, since);
         for (record, since) in &known {
@@ -262,7 +268,7 @@ fn engine(core: &Core, own: SignedRecord) -> Engine {
         core.context.key.clone(),
         own,
         core.members.records.clone(),
-        Beacons::new(core.context.federation, core.context.roots.clone()),
+        Beacons::new(core.trust.roots()),
         rand::rng().random(),
     )
 }

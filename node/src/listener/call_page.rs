@@ -28,9 +28,12 @@ pub(super) fn routes() -> Router<Arc<Core>> {
 async fn lead(State(core): State<Arc<Core>>) -> Response {
     let context = &core.context;
     let mut fragment = form_urlencoded::Serializer::new(String::new());
-    fragment.extend_pairs(context.roots.iter().map(|root| ("root", root.to_base64url())));
+    // As for a link: the founding roots have the federation's id.
+    let roots = core.trust.roots();
+    let roots = roots.founding().unwrap_or_else(|| roots.pinned_keys());
+    fragment.extend_pairs(roots.iter().map(|root| ("root", root.to_base64url())));
     // Lists of nodes count only if they are signed by a root.
-    if !context.roots.is_empty() {
+    if !roots.is_empty() {
         let registry = &context.config.registry;
         fragment.extend_pairs(registry.urls.iter().map(|url| ("registry", url)));
         fragment.extend_pairs(registry.dns.iter().map(|name| ("dns", name)));

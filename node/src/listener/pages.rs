@@ -27,7 +27,7 @@ pub(crate) fn client_routes(core: Arc<Core>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/stats", get(stats))
-        .route(chappe_discovery::revocations::PATH, get(revocations))
+        .route(chappe_discovery::trust::PATH, get(root_statements))
         .route(chappe_discovery::federation::PATH, get(federation))
         .layer(CorsLayer::new().allow_origin(cors::Any).allow_methods([Method::GET]))
         .with_state(core)
@@ -93,11 +93,14 @@ async fn stats(State(core): State<Arc<Core>>) -> Response {
 /// The federation's roots, registries and DNS names, for clients that know only its id from a link.
 async fn federation(State(core): State<Arc<Core>>) -> Response {
     let registry = &core.context.config.registry;
-    let (roots, registries, dns) = (core.context.roots.clone(), registry.urls.clone(), registry.dns.clone());
+    let roots = core.trust.roots();
+    // Only the founding roots have the id in the link. The statements lead from them to the current ones.
+    let roots = roots.founding().unwrap_or_else(|| roots.pinned_keys()).to_vec();
+    let (registries, dns) = (registry.urls.clone(), registry.dns.clone());
     Json(FederationInfo { roots, registries, dns }).into_response()
 }
 
-/// The revoked online keys, for clients and other nodes.
-async fn revocations(State(core): State<Arc<Core>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/octet-stream")], core.revocations.all().encode()).into_response()
+/// The successions of roots and the revoked online keys, for clients and other nodes.
+async fn root_statements(State(core): State<Arc<Core>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/octet-stream")], core.trust.all().encode()).into_response()
 }

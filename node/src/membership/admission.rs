@@ -7,6 +7,7 @@ use chappe_common::{
     admission::TicketChain,
     keys::{NodeId, PublicKey},
     record::NodeRecord,
+    roots::Roots,
     special,
     time::UnixTime,
 };
@@ -23,7 +24,7 @@ pub const MAX_PER_NETWORK: usize = 2;
 pub enum Policy {
     /// Admits any node with a signed record that can be reached at its addresses.
     Open,
-    /// In addition, requires a ticket that is signed by one of these keys.
+    /// In addition, requires a ticket that is signed by one of these keys, or if there are none, by a root.
     Invite(Vec<PublicKey>),
     /// In addition, requires that the node is in this list.
     Allowlist(HashSet<NodeId>),
@@ -93,6 +94,7 @@ impl Admission {
         &self,
         record: &NodeRecord,
         ticket: Option<&Bytes>,
+        roots: &Roots,
         now: UnixTime,
     ) -> Result<(), AdmissionRefusal> {
         match &self.policy {
@@ -102,6 +104,8 @@ impl Admission {
             Policy::Invite(issuers) => {
                 let ticket = ticket.ok_or(AdmissionRefusal::NotInvited)?;
                 let ticket = TicketChain::decode(ticket).map_err(|_| AdmissionRefusal::Ticket)?;
+                let by_roots = if issuers.is_empty() { roots.accepted(now) } else { Vec::new() };
+                let issuers = if issuers.is_empty() { &by_roots } else { issuers };
                 ticket.check(record.federation, &record.node, issuers, now).map_err(|_| AdmissionRefusal::Ticket)
             }
         }

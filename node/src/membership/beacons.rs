@@ -6,9 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use chappe_common::{
     beacon::{BeaconError, SignedBeacon, Term},
-    federation::FederationId,
-    keys::PublicKey,
     record::MAX_CLOCK_SKEW,
+    roots::Roots,
     time::UnixTime,
 };
 
@@ -32,8 +31,7 @@ pub enum Unlearned {
 /// The newest beacon of a federation, and the placement by it.
 #[derive(Clone, Debug)]
 pub struct Beacons {
-    federation: FederationId,
-    roots: Vec<PublicKey>,
+    roots: Roots,
     newest: Option<SignedBeacon>,
     /// The elections before and after the switch, cached.
     terms: Option<(Election, Election)>,
@@ -42,8 +40,27 @@ pub struct Beacons {
 
 impl Beacons {
     /// Creates a value without a beacon. Placement then uses the genesis beacon.
-    pub fn new(federation: FederationId, roots: Vec<PublicKey>) -> Self {
-        Self { federation, roots, newest: None, terms: None, change_at: None }
+    pub const fn new(roots: Roots) -> Self {
+        Self { roots, newest: None, terms: None, change_at: None }
+    }
+
+    /// Replaces the roots after a succession. The newest beacon stays, also if its root has ended.
+    pub(super) fn set_roots(&mut self, roots: Roots) {
+        self.roots = roots;
+    }
+
+    /// Returns the roots of the federation.
+    pub(super) const fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// Accepts a beacon that this node had accepted before, also if its root has ended since. Without it, a node that
+    /// restarts would place tags in another way than those that run.
+    pub(super) fn restore(&mut self, beacon: SignedBeacon, now: UnixTime) {
+        let is_newer = beacon.number > self.newest_number();
+        if is_newer && self.roots.knows(&beacon.root) && beacon.federation == self.roots.federation() {
+            self.accept(beacon, now);
+        }
     }
 
     /// Accepts a verified beacon if it is valid and has the highest number.
@@ -54,13 +71,17 @@ impl Beacons {
         if beacon.number <= self.newest_number() {
             return Err(Unlearned::Known);
         }
-        beacon.check(self.federation, &self.roots, now)?;
+        beacon.check(&self.roots, now)?;
+        self.accept(beacon, now);
+        Ok(())
+    }
+
+    fn accept(&mut self, beacon: SignedBeacon, now: UnixTime) {
         let election = |term: &Term| Election::new(BeaconValue::new(term.value), Some(term.eligible.as_slice().into()));
         let before = beacon.before.as_ref().map_or_else(|| self.genesis(), election);
         self.terms = Some((before, election(&beacon.term)));
         self.newest = Some(beacon);
         self.change_at = self.next_change(now);
-        Ok(())
     }
 
     /// Returns whether [`Beacons::placement`] has changed since the last call.
@@ -100,7 +121,7 @@ impl Beacons {
     }
 
     fn genesis(&self) -> Election {
-        Election::new(BeaconValue::genesis(self.federation), None)
+        Election::new(BeaconValue::genesis(self.roots.federation()), None)
     }
 }
 
@@ -108,7 +129,8 @@ impl Beacons {
 mod tests {
     use chappe_common::{
         beacon::{Beacon, MAX_AHEAD},
-        keys::{NodeId, SecretKey},
+        federation::FederationId,
+        keys::{NodeId, PublicKey, SecretKey},
         signed::Signed,
     };
 
@@ -136,7 +158,7 @@ mod tests {
     }
 
     fn beacons() -> Beacons {
-        Beacons::new(FederationId::of_roots(&[root().public()]), vec![root().public()])
+        Beacons::new([root().public()].into())
     }
 
     fn at(offset: i64) -> UnixTime {
@@ -192,7 +214,7 @@ mod tests {
         let theirs = Beacon { root: stranger.public(), ..signed_beacon(7, FROM, None, term(2)).into_value() };
         let theirs = Signed::sign(theirs, &stranger).expect("a beacon");
         assert_eq!(beacons.learn(theirs, FROM), Err(Unlearned::Refused(BeaconError::Root)));
-        let other = Beacons::new(FederationId::of_roots(&[]), vec![root().public()])
+        let other = Beacons::new(Roots::pinned(vec![root().public()], Some(FederationId::of_roots(&[]))))
             .learn(signed_beacon(7, FROM, None, term(2)), FROM);
         assert_eq!(other, Err(Unlearned::Refused(BeaconError::Federation)));
         assert_eq!(beacons.newest_number(), 5);

@@ -35,8 +35,12 @@ pub(crate) enum Event {
     Undialled(NodeId),
     /// A node that was learned from a registry or the last run.
     Seek(SignedRecord),
-    /// A signed beacon from a registry or the last run.
+    /// A signed beacon from a registry.
     Beacon(Bytes),
+    /// The newest beacon of the last run.
+    LastBeacon(Bytes),
+    /// A succession of roots was learned.
+    RootsChanged,
     /// The ages of members, as stored by the last run.
     Remember(Vec<(NodeId, UnixTime)>),
     /// Begin an exchange with a member.

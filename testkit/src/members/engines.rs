@@ -83,7 +83,7 @@ impl Engines {
             key,
             record.clone(),
             Arc::new(Records::new(federation)),
-            Beacons::new(federation, vec![self.root]),
+            Beacons::new([self.root].into()),
             rand::rng().random(),
         );
         let greeting = Greeting { record, ticket: None };

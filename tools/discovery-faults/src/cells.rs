@@ -158,7 +158,7 @@ async fn run(
     if fault == Fault::CorruptCache {
         std::fs::write(path, GARBAGE).expect("a writable folder");
     } else {
-        cache_of(path, world.federation(), &cached).await;
+        cache_of(path, world.root(), &cached).await;
     }
     if let Some(contact) = contact {
         client = client.referrals([NodeEndpoint::new(contact.node(), &contact.url).expect("an endpoint")]);
@@ -199,7 +199,7 @@ fn lost(path: &Path, world: &World, fault: Fault, kept: NodeId) -> Option<String
             .any(|file| std::fs::read(file.path()).is_ok_and(|bytes| bytes == GARBAGE));
         return (!kept).then(|| "the damaged cache file is gone".to_owned());
     }
-    if let Err(error) = Cache::open(path, world.federation()) {
+    if let Err(error) = Cache::open(path, [world.root()]) {
         return Some(format!("the cache is damaged: {error}"));
     }
     let has = std::fs::read_to_string(path).is_ok_and(|text| text.contains(&kept.to_string()));

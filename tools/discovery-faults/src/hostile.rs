@@ -8,7 +8,6 @@ use std::{
 
 use bytes::Bytes;
 use chappe_common::{
-    federation::FederationId,
     keys::{NodeId, PublicKey},
     time::UnixTime,
 };
@@ -69,7 +68,7 @@ pub fn choose_again(seed: u64, hostile_are: Distance) -> Choice {
     let world = World::new(seed, hostile_are);
     let winner = |seed| world.search(seed, Vec::new(), Vec::new()).1;
     let (own, contacts) = (winner(seed), winner(seed ^ 0xffff_0000));
-    let cache = Cache::in_memory(FederationId::of_roots(&[]));
+    let cache = Cache::in_memory([]);
     let now = UnixTime::from_secs(1_800_000_000);
     let list = |form, key, candidates: &Vec<Candidate>| SignedList {
         form,

@@ -49,7 +49,7 @@ impl Ladder {
         }
         for provider in providers {
             let provider = DohClient::new(provider.clone(), net.tls()).expect("a provider");
-            sources.push(Box::new(DnsSource::new(provider, vec![ZONE.to_owned()], vec![root])));
+            sources.push(Box::new(DnsSource::new(provider, vec![ZONE.to_owned()], vec![root].into())));
         }
         Self { net, sources }
     }

@@ -216,7 +216,7 @@ impl<'a> Stage<'a> {
             let dir = dir.clone();
             async move {
                 let path = dir.path().join(run.to_string());
-                cache_of(&path, self.world.federation(), &self.cached).await;
+                cache_of(&path, self.world.root(), &self.cached).await;
                 let outcome = self.client(&path).search(&[]).await;
                 match &outcome.found {
                     Ok(found) => assert!(situation.succeeds() && self.world.has(found.connection.node())),
@@ -235,8 +235,8 @@ impl<'a> Stage<'a> {
             let dir = dir.clone();
             async move {
                 let path = dir.path().join(run.to_string());
-                cache_of(&path, self.world.federation(), &self.cached).await;
-                let cache = Cache::open(&path, self.world.federation()).expect("a cache");
+                cache_of(&path, self.world.root(), &self.cached).await;
+                let cache = Cache::open(&path, [self.world.root()]).expect("a cache");
                 let (root, tls) = (self.world.root(), self.world.ca.trusted());
                 let began = tokio::time::Instant::now();
                 let ladder = Ladder::new(Some(cache), self.registry.clone(), &self.providers, root, tls);

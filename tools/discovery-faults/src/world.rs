@@ -168,7 +168,7 @@ async fn whole_directory(url: &str, root: PublicKey, count: usize) -> Bytes {
     loop {
         let answer = http::client().get(format!("{url}/v1/directory")).send().await.expect("an answer");
         let bytes = answer.bytes().await.expect("a body");
-        let bundle = DirectoryBundle::decode(bytes.clone(), &[root], now());
+        let bundle = DirectoryBundle::decode(bytes.clone(), &[root].into(), now());
         if bundle.is_ok_and(|bundle| bundle.directory().nodes.len() == count) {
             return bytes;
         }
@@ -198,8 +198,8 @@ pub fn nobody() -> SecretKey {
 ///
 /// # Panics
 /// The file cannot be written.
-pub async fn cache_of(path: &Path, federation: FederationId, nodes: &[(NodeId, String)]) {
-    let cache = Cache::open(path, federation).expect("a cache");
+pub async fn cache_of(path: &Path, root: PublicKey, nodes: &[(NodeId, String)]) {
+    let cache = Cache::open(path, [root]).expect("a cache");
     for (node, url) in nodes {
         cache.record_proof(*node, &Candidate::new(url.clone(), Some(*node), SourceKind::Invite), now());
     }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use chappe_common::record::SignedRecord;
+use chappe_common::{record::SignedRecord, roots::Roots};
 use chappe_node::membership::{Engine, Greeting, beacons::Beacons, records::Records};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
@@ -57,7 +57,7 @@ impl World {
         node.records = Arc::new(Records::new(federation));
         node.greeting = Arc::new(Greeting { record: record.clone(), ticket: None });
         let (settings, key, records) = (self.settings.clone(), node.key.clone(), node.records.clone());
-        let beacons = Beacons::new(federation, Vec::new());
+        let beacons = Beacons::new(Roots::pinned(Vec::new(), Some(federation)));
         node.engine = Some(Engine::new(now, settings, key, record, records, beacons, seed));
         node.wake_at = None;
         node.links.clear();

@@ -10,13 +10,14 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chappe_bootstrap::keys::{BEACON_FILE, REVOCATIONS_FILE, load_revocations, load_secret_key};
+use chappe_bootstrap::keys::{BEACON_FILE, REVOCATIONS_FILE, load_secret_key};
 use chappe_common::{
     beacon::{Beacon, MAX_AHEAD, SignedBeacon, Term},
     directory::DirectoryBundle,
     federation::FederationId,
-    keys::{NodeId, PublicKey, SecretKey},
+    keys::{NodeId, SecretKey},
     record::SignedRecord,
+    roots::Roots,
     signed::Signed,
     time::UnixTime,
 };
@@ -25,14 +26,17 @@ use chappe_discovery::{
     members::{self, Member},
     net::Net,
     registry::RegistryClient,
-    revocations::KnownRevocations,
     source::{Candidate, SourceKind},
+    trust::Trust,
 };
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
-use super::publish::{full_list_request, replace};
+use super::{
+    publish::{full_list_request, replace},
+    roots::RootArgs,
+};
 use crate::{network::ResolverArgs, output::Output};
 
 /// Maximal number of concurrent dials to missing nodes. Each takes at most three seconds.
@@ -44,10 +48,8 @@ pub(crate) struct BeaconArgs {
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 
-    /// Root keys of the federation; not needed if the key is its only root
-    // Keys are base64url, so one in 64 starts with a hyphen.
-    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
-    root: Vec<PublicKey>,
+    #[command(flatten)]
+    roots: RootArgs,
 
     /// Registry with the nodes and the last beacon
     #[arg(long, value_name = "URL", required_unless_present = "directory")]
@@ -69,7 +71,7 @@ pub(crate) struct BeaconArgs {
     #[arg(long)]
     single_source: bool,
 
-    /// File with the federation's revocations; lists signed by a revoked key are rejected
+    /// File with the statements of the federation's roots; lists signed by a revoked key are rejected
     #[arg(long, value_name = "FILE", default_value = REVOCATIONS_FILE)]
     revocations: PathBuf,
 
@@ -101,13 +103,11 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
         bail!("--from: at most 7 days are allowed; nodes reject beacons that begin later");
     }
     let key = load_secret_key(&args.key)?;
-    let roots = if args.root.is_empty() { vec![key.public()] } else { args.root.clone() };
-    if !roots.contains(&key.public()) {
-        bail!("{} does not contain one of the root keys", args.key.display());
-    }
+    let trust = Trust::from(args.roots.load(key.public(), &args.revocations)?);
     let now = UnixTime::from(SystemTime::now());
     let net = args.resolver.net()?;
-    let (directories, published) = fetch_directories(args, &key, &roots, &net, now).await?;
+    let (directories, published) = fetch_directories(args, &key, &trust, &net, now).await?;
+    let roots = trust.roots();
     if !directories.iter().all(|directory| directory.directory().is_whole()) {
         bail!(
             "the directory lists only some of the nodes, and the others could not be homes; \
@@ -149,7 +149,7 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
     let eligible: Vec<_> = eligible.into_keys().collect();
     // Draw the value only now, after the nodes' keys are fixed.
     let value = *SecretKey::generate().map_err(|error| anyhow!("no random bytes for a beacon: {error}"))?.to_bytes();
-    let beacon = next_beacon(&roots, &key, last.as_deref(), Term { value, eligible }, now, args.wait);
+    let beacon = next_beacon(roots.federation(), &key, last.as_deref(), Term { value, eligible }, now, args.wait);
     let beacon = Signed::sign(beacon, &key)?;
     replace(&args.file, beacon.as_bytes()).with_context(|| format!("cannot write {}", args.file.display()))?;
     store_records(&addresses, &records).with_context(|| format!("cannot write {}", addresses.display()))?;
@@ -176,22 +176,21 @@ pub(super) async fn run(args: &BeaconArgs, output: Output) -> Result<()> {
 async fn fetch_directories(
     args: &BeaconArgs,
     key: &SecretKey,
-    roots: &[PublicKey],
+    trust: &Trust,
     net: &Net,
     now: UnixTime,
 ) -> Result<(Vec<DirectoryBundle>, Option<SignedBeacon>)> {
-    let revoked = KnownRevocations::new(load_revocations(&args.revocations, roots)?);
     if let Some(file) = &args.directory {
         let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let directory = DirectoryBundle::decode(bytes, roots, now)
+        let directory = DirectoryBundle::decode(bytes, &trust.roots(), now)
             .with_context(|| format!("{} is not a valid directory", file.display()))?;
-        if revoked.revokes(&directory.directory().key_id) {
+        if trust.revokes(&directory.directory().key_id) {
             bail!("{} is signed by a revoked key", file.display());
         }
         return Ok((vec![directory], None));
     }
-    let registry = RegistryClient::new(args.registry.clone(), roots.to_vec(), net)?.with_revocations(revoked);
-    let request = |registry| full_list_request(FederationId::of_roots(roots), registry, key);
+    let registry = RegistryClient::new(args.registry.clone(), trust.clone(), net)?;
+    let request = |registry| full_list_request(trust.roots().federation(), registry, key);
     let directories =
         registry.fetch_full_directories(&request, now).await.context("the registry has returned no directory")?;
     // Without the last beacon, the new one would replace it immediately.
@@ -356,7 +355,7 @@ fn store_records(path: &Path, records: &[SignedRecord]) -> io::Result<()> {
     replace(path, lines.as_bytes())
 }
 
-fn load_last(file: &Path, roots: &[PublicKey], now: UnixTime) -> Result<Option<SignedBeacon>> {
+fn load_last(file: &Path, roots: &Roots, now: UnixTime) -> Result<Option<SignedBeacon>> {
     match fs::read(file) {
         Ok(bytes) => {
             let beacon = Beacon::decode(bytes, roots, now);
@@ -368,7 +367,7 @@ fn load_last(file: &Path, roots: &[PublicKey], now: UnixTime) -> Result<Option<S
 }
 
 fn next_beacon(
-    roots: &[PublicKey],
+    federation: FederationId,
     key: &SecretKey,
     last: Option<&Beacon>,
     term: Term,
@@ -376,7 +375,7 @@ fn next_beacon(
     wait: Duration,
 ) -> Beacon {
     Beacon {
-        federation: FederationId::of_roots(roots),
+        federation,
         root: key.public(),
         // The number increases even within one second, or if the clock goes back.
         number: last.map_or(0, |last| last.number + 1).max(now.as_secs()),
@@ -398,7 +397,9 @@ mod tests {
         let key = SecretKey::from_bytes(&[1; 32]);
         let term = |value: u8| Term { value: [value; 32], eligible: vec![key.node_id()] };
         let hour = Duration::from_secs(3600);
-        let make = |last: Option<&Beacon>, value, now| next_beacon(&[key.public()], &key, last, term(value), now, hour);
+        let make = |last: Option<&Beacon>, value, now| {
+            next_beacon(FederationId::of_roots(&[key.public()]), &key, last, term(value), now, hour)
+        };
         let first = make(None, 1, NOW);
         assert_eq!((first.number, first.from, &first.before), (NOW.as_secs(), NOW + hour, &None));
         let hasty = make(Some(&first), 2, NOW);

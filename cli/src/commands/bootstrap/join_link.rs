@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use chappe_bootstrap::{BootstrapConfig, keys::load_secret_key};
+use chappe_bootstrap::{
+    BootstrapConfig,
+    keys::{load_secret_key, load_statements},
+};
 use chappe_common::{federation::FederationId, keys::PublicKey, time::UnixTime};
 use chappe_discovery::join_link::{Invitation, JoinLink};
 use clap::Args;
@@ -63,10 +66,11 @@ pub(super) fn run(args: &JoinLinkArgs, output: Output) -> Result<()> {
         bail!("--days: 1 to {MAX_DAYS} are allowed");
     }
     let config: BootstrapConfig = args.registry_config.load()?;
-    let roots = config.federation.roots;
-    let invitation = invitation(args, &roots)?;
+    let known = load_statements(&config.federation.revocations, config.federation.roots())?;
+    let (federation, roots) = (known.roots.federation(), known.roots.current());
+    let invitation = invitation(args, federation, &roots)?;
     let expires_at = invitation.as_ref().map(Invitation::expires_at);
-    let link = JoinLink::new(roots, args.registry.clone(), args.dns.clone(), invitation)?;
+    let link = JoinLink::new(Some(federation), roots, args.registry.clone(), args.dns.clone(), invitation)?;
     let qr = link.to_qr_text();
     // The page to which a URL leads comes from the registry, which could read a secret in it.
     let url = link.to_url().filter(|_| expires_at.is_none()).unwrap_or_else(|| qr.clone());
@@ -91,12 +95,12 @@ pub(super) fn run(args: &JoinLinkArgs, output: Output) -> Result<()> {
     Ok(())
 }
 
-fn invitation(args: &JoinLinkArgs, roots: &[PublicKey]) -> Result<Option<Invitation>> {
+fn invitation(args: &JoinLinkArgs, federation: FederationId, roots: &[PublicKey]) -> Result<Option<Invitation>> {
     let Some(file) = &args.invite else { return Ok(None) };
     let key = load_secret_key(file)?;
     let is_root = roots.contains(&key.public());
     let issuers = if args.issuer.is_empty() && !is_root { vec![key.public()] } else { args.issuer.clone() };
     let expires_at = UnixTime::from(SystemTime::now()) + DAY * args.days;
-    let invitation = Invitation::create(FederationId::of_roots(roots), &key, issuers, expires_at);
+    let invitation = Invitation::create(federation, &key, issuers, expires_at);
     invitation.context("cannot create an invitation").map(Some)
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Error, Result, bail};
 use chappe_bootstrap::{
     BootstrapConfig,
-    keys::{load_delegation, load_revocations, load_secret_key},
+    keys::{delegation_at, load_delegations, load_secret_key, load_statements},
     publish::{Publication, RecordSet, TsigKey, send_update},
     stored::{self, StoredError},
 };
@@ -19,6 +19,7 @@ use chappe_common::{
     federation::FederationId,
     keys::{PublicKey, SecretKey},
     list_request::{ListRequest, Load},
+    roots::Roots,
     signed::Signed,
     time::UnixTime,
 };
@@ -116,13 +117,15 @@ pub(super) fn full_list_request(federation: FederationId, registry: PublicKey, k
 pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
     let config: BootstrapConfig = args.registry_config.load()?;
     let key = load_secret_key(&config.federation.online_key)?;
-    let delegation = load_delegation(&config.federation.delegation)?;
-    let bundle = directory(args, &config, &key).await?;
-    let revoked = load_revocations(&config.federation.revocations, &config.federation.roots)?;
-    if revoked.revokes(&key.public()) {
+    let known = load_statements(&config.federation.revocations, config.federation.roots())?;
+    let delegations = load_delegations(&config.federation.delegation)?;
+    let bundle = directory(args, &config, &key, &known.roots).await?;
+    let (delegation, _) = delegation_at(&delegations, &known.roots, SystemTime::now().into())
+        .with_context(|| format!("{} has no delegation", config.federation.delegation.display()))?;
+    if known.revocations.revokes(&key.public()) {
         bail!("the online key is revoked, so clients reject what it signs");
     }
-    let publication = Publication::from_directory(&bundle, delegation, key)?.with_revocations(&revoked);
+    let publication = Publication::from_directory(&bundle, delegation.clone(), key)?.with_statements(&known);
     if publication.without_endpoint() > 0 {
         tracing::warn!(nodes = publication.without_endpoint(), "left out of DNS: the URLs have a path or are too long");
     }
@@ -162,13 +165,17 @@ pub(super) async fn run(args: &PublishArgs, output: Output) -> Result<()> {
     Ok(())
 }
 
-async fn directory(args: &PublishArgs, config: &BootstrapConfig, key: &SecretKey) -> Result<DirectoryBundle> {
+async fn directory(
+    args: &PublishArgs,
+    config: &BootstrapConfig,
+    key: &SecretKey,
+    roots: &Roots,
+) -> Result<DirectoryBundle> {
     let now = UnixTime::from(SystemTime::now());
-    let roots = &config.federation.roots;
     match &args.registry {
         Some(url) => {
             let registry = RegistryClient::new([url.clone()], roots.clone(), &args.resolver.net()?)?;
-            let request = |registry| full_list_request(FederationId::of_roots(roots), registry, key);
+            let request = |registry| full_list_request(roots.federation(), registry, key);
             let fetched = registry
                 .fetch_full_directories(&request, now)
                 .await

@@ -8,7 +8,6 @@ use std::{
 use anyhow::{Result, bail};
 use chappe_bootstrap::{BootstrapConfig, keys::load_secret_key};
 use chappe_common::{
-    federation::FederationId,
     keys::NodeId,
     removal::{MAX_REMOVAL, NodeRemoval},
     signed::Signed,
@@ -76,9 +75,9 @@ pub(super) async fn restore(args: &NodeRemovalArgs, output: Output) -> Result<()
 
 async fn send_removal(args: &NodeRemovalArgs, until: UnixTime, event: &'static str, output: Output) -> Result<()> {
     let config: BootstrapConfig = args.registry_config.load()?;
-    let roots = config.federation.roots;
+    let roots = config.federation.roots();
     let key = load_secret_key(args.key.as_ref().unwrap_or(&config.federation.online_key))?;
-    let (federation, signer) = (FederationId::of_roots(&roots), key.public());
+    let (federation, signer) = (roots.federation(), key.public());
     let removal = NodeRemoval { federation, signer, node: args.node, issued_at: SystemTime::now().into(), until };
     let removal = Signed::sign(removal, &key)?;
     let mut rejected = false;

@@ -3,17 +3,18 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use anyhow::{Result, bail};
-use chappe_bootstrap::keys::{DELEGATION_FILE, REVOCATIONS_FILE, add_revocation, load_delegation, load_secret_key};
+use chappe_bootstrap::keys::{DELEGATION_FILE, REVOCATIONS_FILE, add_statements, load_delegations, load_secret_key};
 use chappe_common::{
-    federation::FederationId,
     keys::PublicKey,
     revocation::{KeyRevocation, to_text},
+    root_statements::RootStatement,
     signed::Signed,
 };
 use chappe_discovery::registry::{Endpoint, RegistryClient};
 use clap::Args;
 use serde::Serialize;
 
+use super::roots::RootArgs;
 use crate::{network::ResolverArgs, output::Output};
 
 #[derive(Args, Debug)]
@@ -22,10 +23,8 @@ pub(crate) struct RevokeArgs {
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 
-    /// Root keys of the federation; not needed if the key is its only root
-    // Keys are base64url, so one in 64 starts with a hyphen.
-    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
-    root: Vec<PublicKey>,
+    #[command(flatten)]
+    roots: RootArgs,
 
     /// Online key to revoke [default: the one in --delegation]
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
@@ -35,7 +34,7 @@ pub(crate) struct RevokeArgs {
     #[arg(long, value_name = "FILE", default_value = DELEGATION_FILE)]
     delegation: PathBuf,
 
-    /// File with the federation's revocations, to which this one is added
+    /// File with the statements of the federation's roots, to which this one is added
     #[arg(long, value_name = "FILE", default_value = REVOCATIONS_FILE)]
     file: PathBuf,
 
@@ -57,25 +56,23 @@ struct Revoked<'a> {
 
 pub(super) async fn run(args: &RevokeArgs, output: Output) -> Result<()> {
     let key = load_secret_key(&args.key)?;
-    let roots = if args.root.is_empty() { vec![key.public()] } else { args.root.clone() };
-    if !roots.contains(&key.public()) {
-        bail!("{} does not contain one of the root keys", args.key.display());
-    }
+    let known = args.roots.load(key.public(), &args.file)?;
+    let roots = known.roots;
     let online = match args.online_key {
         Some(online) => online,
-        None => load_delegation(&args.delegation)?.key,
+        None => load_delegations(&args.delegation)?[0].key,
     };
-    if roots.contains(&online) {
+    if roots.knows(&online) {
         bail!("{} is a root key, which cannot be revoked: clients need other roots", online.to_base64url());
     }
     let note = KeyRevocation {
-        federation: FederationId::of_roots(&roots),
+        federation: roots.federation(),
         root: key.public(),
         key: online,
         issued_at: SystemTime::now().into(),
     };
     let note = Signed::sign(note, &key)?;
-    add_revocation(&args.file, note.clone(), &roots)?;
+    add_statements(&args.file, [RootStatement::Revocation(note.clone())], roots.clone())?;
     let txt = to_text(&note);
     let text = format!(
         "revoked the online key {key}; the revocation is in {file}\n\

@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use chappe_common::keys::PublicKey;
+use chappe_common::{federation::FederationId, keys::PublicKey};
 use chappe_discovery::join_link::JoinLink;
 use chappe_node::{NodeConfig, config::Advertised, identity::load_or_create_key};
 use clap::Args;
@@ -56,7 +56,7 @@ pub(crate) struct InitArgs {
 
     /// Link from the federation's operator (`chappe bootstrap join-link`), or `-` to read it from standard input; asks for
     /// what else is needed
-    #[arg(long, value_name = "LINK", conflicts_with_all = ["registry", "root", "url", "advertise"])]
+    #[arg(long, value_name = "LINK", conflicts_with_all = ["registry", "root", "federation", "url", "advertise"])]
     join: Option<String>,
 
     /// Host name or public IP address of this machine [default with --yes: the public address
@@ -88,6 +88,10 @@ pub(crate) struct InitArgs {
     // Keys are base64url, so one in 64 starts with a hyphen.
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     root: Vec<PublicKey>,
+
+    /// Id of the federation, if its root keys were rotated and --root names later ones
+    #[arg(long, value_name = "ID", requires = "root")]
+    federation: Option<FederationId>,
 
     /// URL that clients use, such as wss://node.example.org
     #[arg(long, value_name = "URL")]
@@ -150,6 +154,7 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<()> {
         urls: args.url.clone(),
         advertise: args.advertise.clone(),
         roots: args.root.clone(),
+        federation: args.federation,
         registries: args.registry.clone(),
         region: args.region.clone(),
         issuers: invitation.map(|invitation| invitation.issuers().to_vec()).unwrap_or_default(),
@@ -158,6 +163,7 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<()> {
     };
     if let Some(link) = &link {
         content.roots = link.roots().to_vec();
+        content.federation = link.federation();
         content.registries = link.registries().to_vec();
         content.dns = link.dns().to_vec();
         content.add_addresses()?;

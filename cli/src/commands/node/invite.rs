@@ -41,6 +41,10 @@ pub(crate) struct InviteArgs {
     #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     root: Vec<PublicKey>,
 
+    /// Id of the federation, if its root keys were rotated
+    #[arg(long, value_name = "ID")]
+    federation: Option<FederationId>,
+
     /// Lifetime of the ticket in days
     #[arg(long, value_name = "DAYS", default_value_t = 365)]
     days: u32,
@@ -74,7 +78,7 @@ pub(super) fn invite(args: &InviteArgs, output: Output) -> Result<()> {
     let issuer = key.public();
     let roots = if args.root.is_empty() { &[issuer][..] } else { &args.root };
     let ticket = Ticket {
-        federation: FederationId::of_roots(roots),
+        federation: args.federation.unwrap_or_else(|| FederationId::of_roots(roots)),
         issuer,
         node: args.node,
         expires_at: UnixTime::from(SystemTime::now()) + Duration::from_secs(24 * 3600) * args.days,

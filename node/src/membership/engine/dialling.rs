@@ -1,7 +1,7 @@
 //! Dials claimed nodes, and decides with which members to exchange.
 
 use bytes::Bytes;
-use chappe_common::{keys::NodeId, record::SignedRecord, time::UnixTime};
+use chappe_common::{keys::NodeId, record::SignedRecord, roots::Roots, time::UnixTime};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 
 use super::{EXPIRE_EVERY, Engine, Now, Output, REFRESH_FRACTION, REFRESHED_PER_TICK, news};
@@ -143,6 +143,23 @@ impl Engine {
             self.counts.refuse(reason);
         }
         self.push_outputs(now);
+    }
+
+    /// Accepts the newest beacon of the node's last run.
+    pub fn restore_beacon(&mut self, now: Now, note: &Bytes) {
+        match news::decode(note) {
+            Ok(note) => {
+                self.beacons.restore(note, now.clock);
+                self.view_changed = true;
+            }
+            Err(reason) => self.counts.refuse(reason),
+        }
+        self.push_outputs(now);
+    }
+
+    /// Replaces the roots after a succession.
+    pub fn set_roots(&mut self, roots: Roots) {
+        self.beacons.set_roots(roots);
     }
 
     pub(super) fn handle_beacon(&mut self, now: Now, note: &Bytes) -> Result<(), Reason> {

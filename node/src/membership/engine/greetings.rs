@@ -67,7 +67,9 @@ impl Engine {
         if known.is_some_and(|known| known.epoch > record.epoch) || self.records.has_left(record) || self.own.has_left {
             return Verdict::Refused(AdmissionRefusal::Stale);
         }
-        if let Err(refusal) = self.settings.admission.check_policy(record, greeting.ticket.as_ref(), now.clock) {
+        if let Err(refusal) =
+            self.settings.admission.check_policy(record, greeting.ticket.as_ref(), self.beacons.roots(), now.clock)
+        {
             return Verdict::Refused(refusal);
         }
         if !self.table.has_room(&record.node, self.settings.admission.network(record)) {

@@ -87,7 +87,7 @@ impl Net {
     }
 
     fn add(&mut self, n: u8, own: SignedRecord, settings: Settings) {
-        let beacons = Beacons::new(federation(), vec![key(255).public()]);
+        let beacons = Beacons::new([key(255).public()].into());
         let records = Arc::new(Records::new(federation()));
         let engine = Engine::new(self.now(), settings, key(n), own, records, beacons, u64::from(n));
         self.engines.insert(id(n), engine);

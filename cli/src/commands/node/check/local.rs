@@ -8,8 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use chappe_common::{private_dir, time::UnixTime};
-use chappe_node::{NodeConfig, check_certificate, check_client_files, identity::load_or_create_key};
+use chappe_common::{admission::TicketChain, private_dir, time::UnixTime};
+use chappe_node::{NodeConfig, check_certificate, check_client_files, identity::load_or_create_key, known_roots};
 
 use super::{super::KEY_FILE, finding::Finding};
 use crate::open_files::OpenFiles;
@@ -39,6 +39,7 @@ pub(super) fn all(file: &Path, config: &NodeConfig) -> Vec<Finding> {
     let now = SystemTime::now().into();
     findings.extend(certificate(config, now));
     findings.extend(ticket(config, now));
+    findings.extend(roots(config, now));
     findings
 }
 
@@ -155,6 +156,31 @@ fn ticket(config: &NodeConfig, now: UnixTime) -> Option<Finding> {
     } else {
         Finding::fine("ticket", format!("valid for {days} days"))
     })
+}
+
+/// By what the node has learned of its federation's roots.
+fn roots(config: &NodeConfig, now: UnixTime) -> Vec<Finding> {
+    let known = known_roots(config);
+    if !known.is_rotated() {
+        return Vec::new();
+    }
+    let days = |end: UnixTime| end.saturating_since(now).as_secs() / 86_400;
+    let end = known.pinned_keys().iter().filter_map(|key| known.ends_at(key)).min().unwrap_or_default();
+    let found = if end <= now {
+        "the federation's root key was rotated, and that in the config has ended".to_owned()
+    } else {
+        format!("the federation's root key was rotated, and that in the config ends in {} days", days(end))
+    };
+    let current: Vec<_> = known.current().iter().map(ToString::to_string).collect();
+    let advice = format!("set federation.roots = {current:?} and federation.id = \"{}\"", known.federation());
+    let mut findings = vec![Finding::warning("root key", found, advice)];
+    let issuer = config.federation.ticket.as_ref().map(TicketChain::issuer);
+    // Without issuers, the roots invite.
+    if let Some(end) = issuer.filter(|_| config.federation.issuers.is_empty()).and_then(|key| known.ends_at(&key)) {
+        let found = format!("the root that signed federation.ticket ends in {} days", days(end));
+        findings.push(Finding::warning("ticket", found, "ask the federation's operator for a new join link or ticket"));
+    }
+    findings
 }
 
 /// The config may have a ticket, and secrets of TURN servers.

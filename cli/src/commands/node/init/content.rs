@@ -1,7 +1,7 @@
 //! The config of a new node: the template, filled in.
 
 use anyhow::{Context as _, Result};
-use chappe_common::{admission::TicketChain, keys::PublicKey};
+use chappe_common::{admission::TicketChain, federation::FederationId, keys::PublicKey};
 use chappe_node::config::{AdmissionPolicy, Advertised};
 use serde::Serialize;
 
@@ -16,6 +16,7 @@ pub(super) struct Content {
     pub(super) urls: Vec<String>,
     pub(super) advertise: Vec<Advertised>,
     pub(super) roots: Vec<PublicKey>,
+    pub(super) federation: Option<FederationId>,
     pub(super) registries: Vec<String>,
     pub(super) dns: Vec<String>,
     pub(super) region: String,
@@ -50,6 +51,9 @@ impl Content {
             assert!(text.contains(&line), "the template has this line: {line}");
             text = text.replace(&line, &format!("{key} = {value}\n"));
         };
+        if let Some(federation) = self.federation {
+            set("id", "\"\"", toml_text(federation.to_string()));
+        }
         if !self.dns.is_empty() {
             set("dns", "[]", toml_list(&self.dns));
         }
@@ -77,7 +81,7 @@ mod tests {
         time::{Duration, SystemTime},
     };
 
-    use chappe_common::{federation::FederationId, keys::SecretKey, time::UnixTime};
+    use chappe_common::{keys::SecretKey, time::UnixTime};
     use chappe_discovery::join_link::Invitation;
     use chappe_node::NodeConfig;
 

@@ -1,20 +1,24 @@
-//! The revocations of online keys that the registry serves. They come from a file, which is read again when it changes,
-//! and from requests with a root's signature.
+//! The statements of roots that the registry serves: successions, and revocations of online keys. They come from a file,
+//! which is read again when it changes. Revocations also come from requests with a root's signature.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use chappe_common::{
     keys::PublicKey,
     revocation::{RevocationError, SignedRevocation},
+    root_statements::{ListOrigin, RootStatement},
 };
-use chappe_discovery::revocations::KnownRevocations;
+use chappe_discovery::trust::Trust;
 use tokio::{
     sync::Mutex,
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::keys::{self, KeyFileError, load_revocations};
+use crate::{
+    keys::{KeyFileError, add_statements, load_statements},
+    owner::clock,
+};
 
 /// How often the file is checked. It has at most 12 KiB.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -30,53 +34,57 @@ pub(crate) enum AddRevocationError {
     File(#[from] KeyFileError),
 }
 
-/// The file and the revocations that are served.
+/// The file and the statements that are served.
 #[derive(Debug)]
-pub(crate) struct RevocationsFile {
+pub(crate) struct StatementsFile {
     path: PathBuf,
-    roots: Vec<PublicKey>,
     /// The registry's own online key, which may itself be revoked.
     online: PublicKey,
-    known: KnownRevocations,
+    known: Trust,
     /// Serializes writes.
     write_lock: Mutex<()>,
 }
 
-impl RevocationsFile {
-    /// Reads the file at `path`.
-    ///
-    /// # Errors
-    /// The file exists and cannot be read.
-    pub(crate) fn load(path: PathBuf, roots: Vec<PublicKey>, online: PublicKey) -> Result<Self, KeyFileError> {
-        let known = KnownRevocations::new(load_revocations(&path, &roots)?);
-        Ok(Self { path, roots, online, known, write_lock: Mutex::default() })
+impl StatementsFile {
+    /// The file at `path`, whose statements are known.
+    pub(crate) fn new(path: PathBuf, known: Trust, online: PublicKey) -> Self {
+        Self { path, online, known, write_lock: Mutex::default() }
     }
 
-    /// The revocations that are served.
-    pub(crate) const fn known(&self) -> &KnownRevocations {
+    /// The statements that are served.
+    pub(crate) const fn known(&self) -> &Trust {
         &self.known
     }
 
-    /// Verifies a revocation, stores it, and serves it.
+    /// Checks a revocation, stores it, and serves it.
     pub(crate) async fn add_revocation(
         self: &Arc<Self>,
         revocation: SignedRevocation,
     ) -> Result<(), AddRevocationError> {
-        revocation.check(&self.roots)?;
+        revocation.check(&self.known.roots(), clock().secs())?;
         let _writing = self.write_lock.lock().await;
-        let (file, stored) = (Arc::clone(self), revocation.clone());
-        let written = tokio::task::spawn_blocking(move || keys::add_revocation(&file.path, stored, &file.roots)).await;
+        let (file, statement) = (Arc::clone(self), RootStatement::Revocation(revocation));
+        let stored = statement.clone();
+        let written =
+            tokio::task::spawn_blocking(move || add_statements(&file.path, [stored], file.known.roots())).await;
         // A panic here is a bug. The revocation was not stored then.
-        written.expect("write_lock a file does not panic")?;
-        self.add([revocation]);
+        written.expect("writing a file does not panic")?;
+        self.learn([statement], ListOrigin::Peer(clock().secs()));
         Ok(())
     }
 
-    fn add(&self, revocation: impl IntoIterator<Item = SignedRevocation>) {
-        if self.known.add(revocation) && self.known.revokes(&self.online) {
+    fn learn(&self, statements: impl IntoIterator<Item = RootStatement>, origin: ListOrigin) {
+        let learned = self.known.learn(statements, origin);
+        if learned.revoked.contains(&self.online) {
             tracing::error!(
                 "this registry's online key is revoked, so clients reject its lists; create a new key with \
                                  `chappe bootstrap delegate --new-key`, and restart the registry with it"
+            );
+        }
+        if learned.successions {
+            tracing::warn!(
+                "a root key of the federation was rotated; copy the delegations of both roots beside this registry's config, \
+                 and restart it"
             );
         }
     }
@@ -88,17 +96,17 @@ impl RevocationsFile {
         let mut was_readable = true;
         while stop.run_until_cancelled(every.tick()).await.is_some() {
             let file = Arc::clone(&self);
-            let read = tokio::task::spawn_blocking(move || load_revocations(&file.path, &file.roots)).await;
+            let read = tokio::task::spawn_blocking(move || load_statements(&file.path, file.known.roots())).await;
             let Ok(read) = read else { return };
             match read {
                 Ok(list) => {
                     was_readable = true;
-                    self.add(list.iter().cloned());
+                    self.learn(list.all(), ListOrigin::Stored);
                 }
                 Err(error) if was_readable => {
                     was_readable = false;
                     let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "cannot use the revocations file; still serving the previous revocations");
+                    tracing::warn!(error, "cannot use the file of root statements; still serving the previous ones");
                 }
                 Err(_) => {}
             }
