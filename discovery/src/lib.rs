@@ -22,6 +22,7 @@ pub mod dial;
 mod discover;
 pub mod dns;
 pub mod doh;
+pub mod door;
 pub mod federation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
