@@ -22,6 +22,7 @@ use crate::{
     members::Members,
     membership::event::Event,
     publisher::command::Command,
+    reachability::rounds::Rounds,
     sessions::Sessions,
     tasks::Tasks,
     websocket::tls::Tls,
@@ -43,6 +44,8 @@ pub(crate) struct Core {
     pub(crate) call_page: Option<CallPage>,
     /// The traffic of this machine, if it has a budget.
     pub(crate) budget: Option<Arc<TrafficBudget>>,
+    /// How members reach this node.
+    pub(crate) reachability: Rounds,
     /// Revoked online keys of registries.
     pub(crate) revocations: KnownRevocations,
     /// Events for the membership task.
