@@ -36,6 +36,7 @@ pub mod names;
 pub mod net;
 pub mod network;
 mod node_http;
+pub mod outside;
 pub mod private_file;
 pub mod proxy;
 pub mod race;
