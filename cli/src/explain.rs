@@ -1,5 +1,7 @@
 //! Explains the causes of a failed search, or of a relay that doesn't work, and what the user can do.
 
+pub(crate) mod outside;
+
 use std::borrow::Cow;
 
 use chappe_common::directory::DirectoryError;

@@ -8,6 +8,7 @@ mod call_outcome;
 mod commands;
 mod config;
 mod explain;
+mod firewall;
 mod ice_servers;
 mod log;
 mod media;

@@ -20,6 +20,7 @@ use crate::{
     keys::{NodeId, PublicKey, SIGNATURE_LEN, SecretKey},
     lease::{Inbox, Lease},
     list_request::ListRequest,
+    reachability::Reachability,
     record::{NodeLeave, NodeRecord},
     removal::NodeRemoval,
     revocation::KeyRevocation,
@@ -93,6 +94,9 @@ pub const SIGNED_REVOCATION: (&str, fn(&[u8]) -> bool) =
 /// A list request with its signature.
 pub const SIGNED_LIST_REQUEST: (&str, fn(&[u8]) -> bool) =
     ("signed list request", |bytes| outside_statement::<ListRequest>(bytes, "list_request"));
+/// A statement of reachability with its signature.
+pub const SIGNED_REACHABILITY: (&str, fn(&[u8]) -> bool) =
+    ("signed reachability", |bytes| outside_statement::<Reachability>(bytes, "reachability"));
 /// A lease with its signature.
 pub const SIGNED_LEASE: (&str, fn(&[u8]) -> bool) =
     ("signed lease", |bytes| outside_statement::<Lease>(bytes, "lease"));
@@ -151,6 +155,8 @@ pub const LIST_REQUEST: (&str, fn(&[u8]) -> bool) = ("list request", |body| {
         let _ = request.check(request.federation, &request.registry, NOW);
     })
 });
+/// A statement of reachability.
+pub const REACHABILITY: (&str, fn(&[u8]) -> bool) = ("reachability", |body| inside::<Reachability>(body, |_| {}));
 /// A lease.
 pub const LEASE: (&str, fn(&[u8]) -> bool) = ("lease", |body| inside::<Lease>(body, |_| {}));
 /// A ticket.
@@ -263,6 +269,7 @@ mod tests {
         run(SIGNED_REVOCATION, &[bytes("key_revocation")]);
         run(SIGNED_SUCCESSION, &[bytes("root_succession")]);
         run(SIGNED_LIST_REQUEST, &[bytes("list_request")]);
+        run(SIGNED_REACHABILITY, &[bytes("reachability")]);
         run(SIGNED_LEASE, &[bytes("lease")]);
         run(SIGNED_TICKET, &[bytes("ticket")]);
         run(SIGNED_GRANT, &[bytes("admission_grant")]);
@@ -295,6 +302,7 @@ mod tests {
         run(TICKET, &[body("ticket")]);
         run(GRANT, &[body("admission_grant")]);
         run(LIST_REQUEST, &[body("list_request")]);
+        run(REACHABILITY, &[body("reachability")]);
     }
 
     #[test]

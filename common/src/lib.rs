@@ -26,6 +26,7 @@ pub mod printable;
 #[cfg(feature = "private-dir")]
 pub mod private_dir;
 pub mod proof;
+pub mod reachability;
 pub mod record;
 pub mod redacted;
 pub mod removal;

@@ -31,6 +31,9 @@ impl Abilities {
     /// The node is a reserve node: it is in no public response, and only named by referrals, links and QR codes.
     pub const RESERVE: Self = Self(2);
 
+    /// The node tries the addresses of members that ask it to.
+    pub const CHECKS: Self = Self(4);
+
     /// The union of both sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {

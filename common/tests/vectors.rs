@@ -14,6 +14,7 @@ use chappe_common::{
     lease::{AccessToken, Address, Inbox, Lease, prove_attach, verify_attach},
     list_request::{ListRequest, Load},
     proof::{prove_node, verify_node},
+    reachability::{Family, Finding, Outcome, Reachability, Transport},
     record::{Abilities, NodeLeave, NodeRecord},
     removal::NodeRemoval,
     revocation::{KeyRevocation, to_text},
@@ -76,6 +77,30 @@ fn record() -> Signed<NodeRecord> {
 fn leave() -> Signed<NodeLeave> {
     let leave = NodeLeave { federation: federation(), node: node().node_id(), epoch: 3, seq: 7, issued_at: NOW };
     Signed::sign(leave, &node()).expect("a leave")
+}
+
+fn reachability() -> Signed<Reachability> {
+    let finding = |transport, outcome| Finding { transport, place: 0, outcome };
+    let reachability = Reachability {
+        federation: federation(),
+        observer: node().node_id(),
+        subject: online().node_id(),
+        epoch: 3,
+        seq: 7,
+        at: NOW,
+        family: Family::V4,
+        clock_ahead: -2,
+        round_trip: 31,
+        mtu: 1452,
+        certificate_until: Some(NOW + Duration::from_secs(30 * 24 * 3600)),
+        findings: vec![
+            finding(Transport::Quic, Outcome::Works),
+            finding(Transport::Tcp, Outcome::Works),
+            finding(Transport::Tls, Outcome::CertificateExpired),
+            finding(Transport::StunUdp, Outcome::NoAnswer),
+        ],
+    };
+    Signed::sign(reachability, &node()).expect("a statement")
 }
 
 fn lease() -> Signed<Lease> {
@@ -214,6 +239,7 @@ fn vectors() -> Value {
         "root_succession": hex::encode(succession().as_bytes()),
         "root_succession_text": succession().to_text(),
         "list_request": hex::encode(list_request().as_bytes()),
+        "reachability": hex::encode(reachability().as_bytes()),
         "lease": hex::encode(lease().as_bytes()),
         "access_token": "09",
         "address": Address { inbox: lease().inbox, token: AccessToken::from_bytes([9; 16]) }.to_base64url(),
@@ -269,6 +295,7 @@ fn the_vectors_are_read_and_verify() {
     assert_eq!(*Signed::<RootSuccessor>::decode(bytes("root_successor")).expect("a successor"), *successor());
     assert_eq!(SignedSuccession::decode(bytes("root_succession")), Ok(succession()));
     assert_eq!(*Signed::<ListRequest>::decode(bytes("list_request")).expect("a request"), *list_request());
+    assert_eq!(*Signed::<Reachability>::decode(bytes("reachability")).expect("a statement"), *reachability());
     assert_eq!(*Signed::<Lease>::decode(bytes("lease")).expect("a lease"), *lease());
     assert_eq!(*Signed::<Ticket>::decode(bytes("ticket")).expect("a ticket"), *ticket());
     assert_eq!(*Signed::<IssuerGrant>::decode(bytes("admission_grant")).expect("a grant"), *grant());

@@ -25,7 +25,7 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    connection::{Connection, ConnectionError},
+    connection::{Connection, ConnectionError, Socket},
     net::Net,
     reach::{NameError, ReachError},
     source::Candidate,
@@ -167,17 +167,21 @@ fn local_ip(stream: &TcpStream, url: &str) -> io::Result<IpAddr> {
     Ok(routed.map_or(ip, |addr| addr.ip()))
 }
 
+/// The bounds of a connection to a node.
+pub(crate) fn websocket_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(4096)
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * MAX_MESSAGE)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE))
+}
+
 async fn dial_without_timeout(
     candidate: &Candidate,
     net: &Net,
     progressed: impl Fn() + Send,
 ) -> Result<Connection, DialError> {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(4096)
-        .write_buffer_size(0)
-        .max_write_buffer_size(4 * MAX_MESSAGE)
-        .max_message_size(Some(MAX_MESSAGE))
-        .max_frame_size(Some(MAX_MESSAGE));
     let uri: Uri = candidate.url.parse().map_err(|_| ReachError::Name(NameError::Invalid))?;
     let doubt = |error: &ReachError| {
         if *error != ReachError::Timeout {
@@ -190,18 +194,22 @@ async fn dial_without_timeout(
     // Disable Nagle's algorithm: each message is complete and is awaited. The dial also works if this fails.
     let _ = stream.set_nodelay(true);
     let connector = Connector::Rustls(net.tls().clone());
-    let (socket, _) =
-        client_async_tls_with_config(uri.clone(), stream, Some(config), Some(connector)).await.map_err(|error| {
-            match error {
-                Error::Io(_) | Error::Tls(_) | Error::Url(_) => {
-                    let error = ReachError::of_error(&error);
-                    doubt(&error);
-                    error.into()
-                }
-                _ => DialError::NotANode,
+    let (socket, _) = client_async_tls_with_config(uri.clone(), stream, Some(websocket_config()), Some(connector))
+        .await
+        .map_err(|error| match error {
+            Error::Io(_) | Error::Tls(_) | Error::Url(_) => {
+                let error = ReachError::of_error(&error);
+                doubt(&error);
+                error.into()
             }
+            _ => DialError::NotANode,
         })?;
     progressed();
+    greet(socket, candidate, local_ip).await
+}
+
+/// Reads the node's claim of its id from a new WebSocket, and makes the node prove it.
+pub(crate) async fn greet(socket: Socket, candidate: &Candidate, local_ip: IpAddr) -> Result<Connection, DialError> {
     // The id is only claimed until `prove` succeeds. No unproven connection leaves this function.
     let unproven = NodeId::new(chappe_common::keys::PublicKey::from_bytes([0; 32]));
     let mut connection =

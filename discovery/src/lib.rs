@@ -22,6 +22,7 @@ pub mod dial;
 mod discover;
 pub mod dns;
 pub mod doh;
+pub mod door;
 pub mod federation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -36,6 +37,7 @@ pub mod net;
 pub mod network;
 mod node_http;
 pub mod operator;
+pub mod outside;
 pub mod private_file;
 pub mod proxy;
 pub mod race;

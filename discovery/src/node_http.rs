@@ -1,7 +1,9 @@
-//! One GET request to a node's HTTP interface, public or for operators.
+//! One request to a node's HTTP interface, public or for operators.
+
+use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::Url;
+use reqwest::{Method, Response, Url};
 
 use crate::{http, net::Net, reach::ReachError, setup_error::SetupError};
 
@@ -9,7 +11,7 @@ use crate::{http, net::Net, reach::ReachError, setup_error::SetupError};
 pub(crate) enum GetError {
     Setup(SetupError),
     Reach(ReachError),
-    /// A status other than 200.
+    /// Another status than expected.
     Status(u16),
     Body,
 }
@@ -30,14 +32,26 @@ pub(crate) async fn get(url: Url, longest: usize, net: &Net) -> Result<Bytes, Ge
 
 /// As [`get`], with any status.
 pub(crate) async fn get_any(url: Url, longest: usize, net: &Net) -> Result<Document, GetError> {
-    let client = http::builder((**net.tls()).clone(), net.proxies())
-        .timeout(http::FETCH_TIMEOUT)
-        .dns_resolver(net.names().clone());
-    let client = client.build().map_err(|error| GetError::Setup(SetupError::Http(error)))?;
-    let response = client.get(url).send().await.map_err(|error| GetError::Reach(ReachError::of_request(&error)))?;
+    document(send(Method::GET, url, http::FETCH_TIMEOUT, net).await?, longest).await
+}
+
+/// Sends a POST request without a body. The document has any status. Takes at most `limit`.
+pub(crate) async fn post(url: Url, longest: usize, limit: Duration, net: &Net) -> Result<Document, GetError> {
+    document(send(Method::POST, url, limit, net).await?, longest).await
+}
+
+async fn document(response: Response, longest: usize) -> Result<Document, GetError> {
     let status = response.status().as_u16();
     let body = http::body(response, longest).await.map_err(|_| GetError::Body)?;
     Ok(Document { status, body })
+}
+
+async fn send(method: Method, url: Url, limit: Duration, net: &Net) -> Result<Response, GetError> {
+    let client =
+        http::builder((**net.tls()).clone(), net.proxies()).timeout(limit).dns_resolver(net.names().clone()).build();
+    let client = client.map_err(|error| GetError::Setup(SetupError::Http(error)))?;
+    let response = client.request(method, url).send().await;
+    response.map_err(|error| GetError::Reach(ReachError::of_request(&error)))
 }
 
 /// The URL of `path` at the host and port of a node's client URL.

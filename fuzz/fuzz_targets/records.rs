@@ -16,6 +16,8 @@ chappe_fuzz::fuzz!(
     chappe_common::fuzzing::SIGNED_REMOVAL,
     chappe_common::fuzzing::LIST_REQUEST,
     chappe_common::fuzzing::SIGNED_LIST_REQUEST,
+    chappe_common::fuzzing::REACHABILITY,
+    chappe_common::fuzzing::SIGNED_REACHABILITY,
     chappe_common::fuzzing::TICKET,
     chappe_common::fuzzing::SIGNED_TICKET,
     chappe_common::fuzzing::TICKET_CHAIN,

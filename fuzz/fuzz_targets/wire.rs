@@ -8,4 +8,6 @@ chappe_fuzz::fuzz!(
     chappe_node::fuzzing::PACKET,
     chappe_node::fuzzing::GOSSIP,
     chappe_node::fuzzing::NEWS,
+    chappe_node::fuzzing::CHECK_REQUEST,
+    chappe_node::fuzzing::CHECK_REPLY,
 );

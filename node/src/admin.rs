@@ -1,6 +1,6 @@
-//! The operator's listener: metrics and members over HTTP.
+//! The operator's listener: metrics, members, and how they reach this node, over HTTP.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -20,6 +20,7 @@ use crate::{
         pages::{health, healthz, readyz},
         serve,
     },
+    reachability::{asker, report},
 };
 
 /// Maximum concurrent operator connections: a scraper, a browser and a curl. Bounds a flood if the address is public by
@@ -37,7 +38,9 @@ pub(crate) async fn run(core: Arc<Core>, listener: TcpListener) {
             continue;
         };
         let routes = routes.clone().layer(Extension(Arc::new(slot)));
-        core.context.tasks.spawn(serve(stream, routes, core.context.config.times.upgrade));
+        // A request may wait for a round in progress and for one of its own.
+        let within = core.context.config.times.upgrade.max(asker::ROUND_WAIT);
+        core.context.tasks.spawn(serve(stream, routes, within));
     }
 }
 
@@ -45,6 +48,7 @@ fn routes(core: Arc<Core>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/members", get(members))
+        .route("/reachability", get(reachability).post(try_now))
         .route("/health", get(health))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -81,4 +85,20 @@ async fn members(State(core): State<Arc<Core>>) -> Response {
         })
         .collect();
     Json(json!({ "members": members })).into_response()
+}
+
+/// What members have recently found when they tried this node from outside.
+async fn reachability(State(core): State<Arc<Core>>) -> Response {
+    Json(report::of(&core, Instant::now())).into_response()
+}
+
+/// Has members try this node now. At the rate limit, returns what they found before, with status 429.
+async fn try_now(State(core): State<Arc<Core>>) -> Response {
+    let status = if core.reachability.allows_operator() {
+        asker::round(&core).await;
+        StatusCode::OK
+    } else {
+        StatusCode::TOO_MANY_REQUESTS
+    };
+    (status, Json(report::of(&core, Instant::now()))).into_response()
 }

@@ -22,6 +22,7 @@ use crate::{
     members::Members,
     membership::event::Event,
     publisher::command::Command,
+    reachability::rounds::Rounds,
     sessions::Sessions,
     tasks::Tasks,
     websocket::tls::Tls,
@@ -45,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) budget: Option<Arc<TrafficBudget>>,
     /// The federation's roots, and the revoked online keys of registries. A node without configured roots is its own root.
     pub(crate) trust: Trust,
+    /// How members reach this node.
+    pub(crate) reachability: Rounds,
     /// Events for the membership task.
     pub(crate) membership: mpsc::Sender<Event>,
     /// Commands for the publisher task.

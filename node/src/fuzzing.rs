@@ -9,6 +9,7 @@ pub use crate::{
         accusation::fuzzed::ACCUSATION, exchange::fuzzed::EXCHANGE, gossip::fuzzed::GOSSIP, news::fuzzed::NEWS,
         packet::fuzzed::PACKET,
     },
+    reachability::message::fuzzed::{CHECK_REPLY, CHECK_REQUEST},
     session::attach::fuzzed::ATTACH,
     websocket::{codec::fuzzed::FRAMES, upgrade::fuzzed::HEAD},
     wire::frame::fuzzed::FRAME as LINK_FRAME,

@@ -1,6 +1,6 @@
 //! Reads a node's gauges, for `/metrics` and `/stats`. Separate from [`crate::metrics`], which depends on no subsystem.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use crate::{core::Core, homes::StoredCounts, metrics::Levels};
 
@@ -18,6 +18,7 @@ pub(crate) fn levels(core: &Arc<Core>) -> Levels {
         clock_offset: core.health.clock_offset().unwrap_or_default(),
         panics: core.context.tasks.panics(),
         certificate: core.tls.as_ref().and_then(|tls| tls.validity()),
+        reach: core.reachability.counts(Instant::now(), core.members.own_record.load().epoch),
         budget_used: budget.map_or(0, |budget| budget.used),
         budget: budget.map_or(0, |budget| budget.monthly_bytes),
         budget_level: budget.map_or(0, |budget| budget.level as u64),

@@ -39,6 +39,7 @@ mod pending_connections;
 pub mod placement;
 mod presence;
 mod publisher;
+mod reachability;
 mod reload;
 mod session;
 mod sessions;

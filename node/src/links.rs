@@ -1,6 +1,7 @@
 //! The QUIC links to other nodes: dialling, accepting, and the table of open links.
 //!
-//! Does not interpret what is sent over a link. Each new link is sent to the receiver that [`Links::new`] returns.
+//! Does not interpret what is sent over a link. Each new link, and each
+//! request for a check, is sent to a receiver that [`Links::new`] returns.
 
 mod accept;
 mod admission;
@@ -9,6 +10,7 @@ pub(crate) mod endpoint;
 pub(crate) mod hello;
 pub(crate) mod link;
 mod outcomes;
+pub(crate) mod probe;
 mod seen_addrs;
 mod table;
 
@@ -32,6 +34,7 @@ use self::{
     dial::Dial,
     hello::Hello,
     link::{CloseReason, Link, Queues},
+    probe::{CHECKS, CheckAsked},
     seen_addrs::SeenAddrs,
     table::LinkTable,
 };
@@ -58,6 +61,15 @@ pub(crate) struct LinkUp {
     pub(crate) queues: Queues,
 }
 
+/// What arrives over incoming connections.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    /// New links, dialled ones too.
+    pub(crate) links: mpsc::Receiver<LinkUp>,
+    /// Members that ask to be tried.
+    pub(crate) checks: mpsc::Receiver<CheckAsked>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Links {
     context: Arc<Context>,
@@ -66,6 +78,7 @@ pub(crate) struct Links {
     /// The membership task, which decides on admission.
     membership: mpsc::Sender<Event>,
     up: mpsc::Sender<LinkUp>,
+    checks: mpsc::Sender<CheckAsked>,
     endpoint: Endpoint,
     server_config: ServerConfig,
     table: LinkTable,
@@ -80,19 +93,20 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Creates the links of a node over a bound endpoint. Returns a receiver of new links with them.
+    /// Creates the links of a node over a bound endpoint. Returns what arrives over them.
     pub(crate) fn new(
         (endpoint, server_config): (Endpoint, ServerConfig),
         context: Arc<Context>,
         members: Arc<Members>,
         health: Arc<Health>,
         membership: mpsc::Sender<Event>,
-    ) -> (Self, mpsc::Receiver<LinkUp>) {
+    ) -> (Self, Arrivals) {
         let config = &context.config.federation;
         let rate = |rate| NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN);
         let per_second = rate(config.handshakes_per_second);
         let burst = rate(config.handshakes_per_second.saturating_mul(HANDSHAKES_BURST));
         let (up, ups) = mpsc::channel(LINKS_UP);
+        let (checks, checks_asked) = mpsc::channel(CHECKS);
         let links = Self {
             table: LinkTable::new(config.max_links),
             seen: SeenAddrs::default(),
@@ -107,10 +121,11 @@ impl Links {
             health,
             membership,
             up,
+            checks,
             endpoint,
             server_config,
         };
-        (links, ups)
+        (links, Arrivals { links: ups, checks: checks_asked })
     }
 
     /// Returns the open link to a node.

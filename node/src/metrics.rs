@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chappe_common::{client::ErrorCode, lost_lines};
+use chappe_common::{client::ErrorCode, lost_lines, reachability::Transport};
 use chappe_turn::{counters::DropReason, runtime::Snapshot};
 use prometheus_client::{
     collector::Collector,
@@ -17,6 +17,10 @@ use prometheus_client::{
 
 use crate::{
     membership::counts::{Counts, Reason},
+    reachability::{
+        message::{CheckRefusal, StatementFault},
+        rounds::ReachCounts,
+    },
     websocket::{codec::Violation, validity::Validity},
 };
 
@@ -131,6 +135,10 @@ pub(crate) struct Metrics {
     pub(crate) requests_refused: Counter,
     /// Requests to homes without a response in time: a silent home, or too many open requests.
     pub(crate) home_timeouts: Counter,
+    /// Members whose addresses this node has tried for them.
+    pub(crate) checks: Counter,
+    checks_refused: Family<Code, Counter>,
+    statements_refused: Family<Code, Counter>,
     refused: Family<Code, Counter>,
     proxied_refused: Family<Code, Counter>,
     violations: Family<Code, Counter>,
@@ -164,6 +172,8 @@ pub(crate) struct Levels {
     pub(crate) panics: u64,
     /// When the certificate for clients is valid, if there is one.
     pub(crate) certificate: Option<Validity>,
+    /// How many members reach this node, and how many do not, by transport.
+    pub(crate) reach: ReachCounts,
     /// Bytes of the budget in use, and the budget. Both 0 without one.
     pub(crate) budget_used: u64,
     pub(crate) budget: u64,
@@ -189,6 +199,8 @@ struct Gauges {
     budget: Gauge,
     budget_level: Gauge,
     budget_rate_exceeded: Gauge,
+    observers_reaching: Family<Code, Gauge>,
+    observers_failing: Family<Code, Gauge>,
 }
 
 /// A counter for each code. All begin at 0, so that the first increment is not lost in a rate.
@@ -215,6 +227,14 @@ impl Default for Metrics {
         registry.register("violations", "Sessions ended because the client broke the framing", violations.clone());
         let acme_orders = family(AcmeOutcome::ALL.map(AcmeOutcome::as_str));
         registry.register("acme_orders", "Attempts to obtain a certificate by ACME", acme_orders.clone());
+        let checks_refused = family(CheckRefusal::ALL.map(CheckRefusal::as_str));
+        registry.register("checks_refused", "Requests of members to be tried, refused", checks_refused.clone());
+        let statements_refused = family(StatementFault::ALL.map(StatementFault::as_str));
+        registry.register(
+            "reachability_statements_refused",
+            "Statements of members about this node that do not count",
+            statements_refused.clone(),
+        );
         let certificate = Arc::new(Mutex::new(None));
         registry.register_collector(Box::new(CertificateCollector(certificate.clone())));
         let membership = Arc::new(Mutex::new(Counts::default()));
@@ -276,6 +296,9 @@ impl Default for Metrics {
             leases_refused: counter("leases_refused", "Leases of other nodes refused"),
             requests_refused: counter("requests_refused", "Requests of nodes about leases refused for want of time"),
             home_timeouts: counter("home_timeouts", "Requests to homes without a response in time"),
+            checks: counter("checks", "Members whose addresses were tried for them"),
+            checks_refused,
+            statements_refused,
             refused,
             proxied_refused,
             violations,
@@ -310,6 +333,16 @@ impl Metrics {
         self.acme_orders.get_or_create(&Code { code: outcome.as_str() }).inc();
     }
 
+    /// Counts a refused request to try a member.
+    pub(crate) fn check_refused(&self, refusal: CheckRefusal) {
+        self.checks_refused.get_or_create(&Code { code: refusal.as_str() }).inc();
+    }
+
+    /// Counts a statement about this node that does not count.
+    pub(crate) fn statement_refused(&self, fault: StatementFault) {
+        self.statements_refused.get_or_create(&Code { code: fault.as_str() }).inc();
+    }
+
     /// Replaces the counts of membership.
     pub(crate) fn set_membership(&self, counts: Counts) {
         *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = counts;
@@ -330,6 +363,18 @@ impl Gauges {
     fn new(registry: &mut Registry) -> Self {
         let panics = Counter::default();
         registry.register("panics", "Tasks that have panicked", panics.clone());
+        let observers_reaching = Family::default();
+        registry.register(
+            "observers_reaching",
+            "Members that have recently reached this node from outside, by transport",
+            observers_reaching.clone(),
+        );
+        let observers_failing = Family::default();
+        registry.register(
+            "observers_failing",
+            "Members that have recently tried this node from outside in vain, by transport",
+            observers_failing.clone(),
+        );
         let mut gauge = |name, help| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -349,6 +394,8 @@ impl Gauges {
             budget: gauge("budget_bytes", "The budget of a month in bytes, or 0 if there is none"),
             budget_rate_exceeded: gauge("budget_rate_exceeded", "Whether budget.bytes_per_second is exceeded for long"),
             budget_level: gauge("budget_level", "What the budget has switched off: 0 nothing, 3 all"),
+            observers_reaching,
+            observers_failing,
         }
     }
 
@@ -371,6 +418,13 @@ impl Gauges {
             (&self.budget_rate_exceeded, u64::from(levels.is_rate_exceeded)),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        for (transport, reach) in Transport::ALL.into_iter().zip(levels.reach) {
+            for (family, count) in [(&self.observers_reaching, reach.reached), (&self.observers_failing, reach.failed)]
+            {
+                let gauge = family.get_or_create(&Code { code: transport.as_str() });
+                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
         }
         self.clock_offset.set(levels.clock_offset);
         self.panics.inner().store(levels.panics, std::sync::atomic::Ordering::Relaxed);
@@ -512,6 +566,7 @@ mod tests {
             clock_offset: 0,
             panics: 0,
             certificate: Some(Validity { starts_at: UnixTime::from_secs(1), expires_at: UnixTime::from_secs(2) }),
+            reach: ReachCounts::default(),
             budget_used: 0,
             budget: 0,
             budget_level: 0,

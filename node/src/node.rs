@@ -52,6 +52,7 @@ use crate::{
     placement::Placement,
     presence::Presence,
     publisher::{self, Publisher},
+    reachability::{asker, observer, rounds::Rounds},
     reload::{self, ReloadError},
     sessions::{Sessions, event::EndReason},
     sockets::{BindError, Bound, PassedSockets},
@@ -236,7 +237,7 @@ impl Node {
         let health = Arc::new(Health::new(context.clone(), members.clone()));
         let (membership, events) = mpsc::channel(membership_runtime::EVENTS);
         let (publisher, commands) = mpsc::channel(publisher::COMMANDS);
-        let (links, links_up) =
+        let (links, arrivals) =
             Links::new((endpoint, server_config), context.clone(), members.clone(), health.clone(), membership.clone());
         let links = Arc::new(links);
         let sessions = Arc::new(Sessions::new(context.live.clone(), &context.metrics));
@@ -262,6 +263,7 @@ impl Node {
             call_page,
             budget,
             trust,
+            reachability: Rounds::default(),
             membership,
             publisher,
             connections,
@@ -276,7 +278,9 @@ impl Node {
         core.context.tasks.spawn_essential("membership", Membership::new(core.clone(), &identity).run(events));
         core.context.tasks.spawn_essential("publisher", Publisher::new(core.clone()).run(commands));
         core.context.tasks.spawn_essential("links", links.accept());
-        core.context.tasks.spawn_essential("router", peer_router::run(core.clone(), links_up));
+        core.context.tasks.spawn_essential("router", peer_router::run(core.clone(), arrivals.links));
+        core.context.tasks.spawn_essential("checks", observer::serve(core.clone(), arrivals.checks));
+        core.context.tasks.spawn_essential("reachability", asker::watch(core.clone()));
         core.context.tasks.spawn_essential("expiry", upkeep::expire(core.clone()));
         core.context.tasks.spawn_essential("clock", upkeep::watch_clock(core.clone()));
         core.context.tasks.spawn_essential("relay peers", upkeep::watch_members_for_relay(core.clone()));

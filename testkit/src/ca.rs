@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::ring,
@@ -39,10 +39,27 @@ impl Ca {
     /// # Panics
     /// A name is not valid in a certificate.
     pub fn issue(&self, names: &[&str]) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        self.issue_with(names, |_| {})
+    }
+
+    /// Issues one that has expired.
+    ///
+    /// # Panics
+    /// A name is not valid in a certificate.
+    pub fn issue_expired(&self, names: &[&str]) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        self.issue_with(names, |params| params.not_after = date_time_ymd(2020, 1, 1))
+    }
+
+    fn issue_with(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let mut names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         names.push(Ipv4Addr::LOCALHOST.to_string());
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(names).expect("names");
+        let mut params = CertificateParams::new(names).expect("names");
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").der().clone();
         (certificate, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
     }

@@ -26,9 +26,21 @@ impl Files {
     /// # Panics
     /// The folder can't be written to.
     pub fn make(dir: &Path) -> Self {
-        let files = Self::in_folder(dir);
         let ca = Ca::new("bench");
-        let (certificate, key) = ca.issue(&["localhost"]);
+        Self::write(dir, &ca, ca.issue(&["localhost"]))
+    }
+
+    /// Makes one that has expired.
+    ///
+    /// # Panics
+    /// The folder can't be written to.
+    pub fn make_expired(dir: &Path) -> Self {
+        let ca = Ca::new("bench");
+        Self::write(dir, &ca, ca.issue_expired(&["localhost"]))
+    }
+
+    fn write(dir: &Path, ca: &Ca, (certificate, key): (CertificateDer<'static>, PrivateKeyDer<'static>)) -> Self {
+        let files = Self::in_folder(dir);
         let write = |path: PathBuf, label: &str, der: &[u8]| {
             let text = format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der));
             fs::write(path, text).expect("a writable folder");

@@ -4,6 +4,7 @@ mod check;
 mod doctor;
 mod init;
 mod invite;
+mod outside;
 mod run;
 mod top;
 
@@ -28,7 +29,7 @@ pub(crate) enum NodeCommand {
     Init(init::InitArgs),
     /// Check config, ports, files, names, registries and clock before a node starts
     Check(check::CheckArgs),
-    /// Try the relay for media of a running node, from its own machine
+    /// Try a running node and its relay for media from its own machine, and have members try it from outside
     Doctor(DaemonArgs),
     /// Show what a running node does: sessions, messages, media, budget and refusals, every two seconds
     Top(top::TopArgs),

@@ -61,7 +61,7 @@ pub(crate) fn abilities(config: &NodeConfig, offers_relay: bool, is_reserve: boo
     let has_ice_servers = offers_relay || !config.ice.servers.is_empty();
     let offered = [(has_ice_servers, Abilities::ICE_SERVERS), (is_reserve, Abilities::RESERVE)];
     let offered = offered.into_iter().filter(|(offers, _)| *offers);
-    offered.fold(Abilities::default(), |all, (_, ability)| all.union(ability))
+    offered.fold(Abilities::CHECKS, |all, (_, ability)| all.union(ability))
 }
 
 impl Membership {

@@ -4,14 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use chappe_common::link_tls;
 use quinn::Incoming;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{
     Links,
     admission::PeerHello,
     hello::{self, HELLO_STREAM, Hello},
     link::CloseReason,
+    probe::{CHECK_STREAM, CheckAsked},
 };
-use crate::{membership::admission::AdmissionRefusal, placement::Network};
+use crate::{
+    limits::connection_limiter::Permit, membership::admission::AdmissionRefusal, placement::Network,
+    reachability::message::CheckRefusal,
+};
 
 /// How long a refused peer may take to read the reason. It occupies a handshake slot meanwhile.
 const FAREWELL_WAIT: Duration = Duration::from_secs(1);
@@ -36,15 +41,15 @@ impl Links {
             };
             let links = self.clone();
             self.context.tasks.spawn(async move {
-                if tokio::time::timeout(HELLO_WAIT, links.accept_one(incoming)).await.is_err() {
+                if tokio::time::timeout(HELLO_WAIT, links.accept_one(incoming, permit)).await.is_err() {
                     links.context.metrics.handshakes_refused.inc();
                 }
-                drop(permit);
             });
         }
     }
 
-    async fn accept_one(self: &Arc<Self>, incoming: Incoming) {
+    /// Holds the permit until the connection is a link, or has ended.
+    async fn accept_one(self: &Arc<Self>, incoming: Incoming, permit: Permit<Network>) {
         let Ok(connection) = incoming.await else { return };
         let Some(peer) = connection.peer_identity().and_then(|identity| link_tls::peer_id_of_any(&*identity)) else {
             CloseReason::Protocol.close(&connection);
@@ -53,7 +58,16 @@ impl Links {
         // A peer that only verifies this node's key closes the connection now.
         let Ok((mut send, mut receive)) = connection.accept_bi().await else { return };
         let mut first = [0];
-        if receive.read_exact(&mut first).await.is_err() || first[0] != HELLO_STREAM {
+        let is_read = receive.read_exact(&mut first).await.is_ok();
+        if is_read && first[0] == CHECK_STREAM {
+            let asked = CheckAsked { asker: peer, connection, send, receive, _permit: permit };
+            if let Err(TrySendError::Full(asked) | TrySendError::Closed(asked)) = self.checks.try_send(asked) {
+                self.context.metrics.check_refused(CheckRefusal::Busy);
+                CloseReason::Refused.close(&asked.connection);
+            }
+            return;
+        }
+        if !is_read || first[0] != HELLO_STREAM {
             self.context.metrics.link_protocol_errors.inc();
             CloseReason::Protocol.close(&connection);
             return;

@@ -1,17 +1,14 @@
-//! `chappe node doctor`: tries the relay of the node that runs with a config file, from the node's machine, and finds
-//! mistakes in how the node is reached.
+//! `chappe node doctor`: tries the relay of the node that runs with a config file, from the node's machine, finds mistakes in
+//! how the node is reached, and has members try it from outside.
 
-use std::{
-    borrow::Cow,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::borrow::Cow;
 
 use anyhow::{Context as _, Result, bail};
 use chappe_discovery::{Discovery, FoundNode, manual::ManualNode};
 use chappe_node::{NodeConfig, identity::load_or_create_key};
 use serde::Serialize;
 
-use super::KEY_FILE;
+use super::{KEY_FILE, outside};
 use crate::{
     commands::{daemon::DaemonArgs, discover::print_search, doctor},
     explain::{self, Explanation},
@@ -25,7 +22,8 @@ struct Verdict<'a> {
     event: &'static str,
     ok: bool,
     problems: &'a [String],
-    /// Only members and clients elsewhere can try what lies between them and this machine.
+    /// `here`, or `here and outside` if members have tried the node too. Only they can try what lies between them and this
+    /// machine.
     tried_from: &'static str,
 }
 
@@ -47,10 +45,15 @@ pub(super) async fn run(args: &DaemonArgs, output: Output) -> Result<()> {
         output.print(&text, &ProxyLine { event: "proxy", ok: false, error, means, advice });
         problems.push(error.to_owned());
     }
+    let outside = outside::problems(&config, output).await?;
+    let tried_from = if outside.is_some() { "here and outside" } else { "here" };
+    problems.extend(outside.iter().flatten().cloned());
     let text = if problems.is_empty() { "no problems found".to_owned() } else { problems.join("; ") };
     let ok = problems.is_empty();
-    output.print(&format!("\n{text}"), &Verdict { event: "verdict", ok, problems: &problems, tried_from: "here" });
-    if let Some(url) = config.client.urls.first() {
+    output.print(&format!("\n{text}"), &Verdict { event: "verdict", ok, problems: &problems, tried_from });
+    if outside.is_none()
+        && let Some(url) = config.client.urls.first()
+    {
         output.print_text(&format!(
             "This was tried from the node's own machine. A firewall or NAT in front of it shows only from another network: \
              chappe doctor --node {url}"
@@ -74,7 +77,7 @@ async fn problems(config: &NodeConfig, output: Output) -> Result<Vec<String>> {
     for addr in &config.turn.listen {
         // Port 0 is known to the running node alone.
         if addr.port() != 0
-            && let Err(error) = relay_check::answers(reached(*addr)).await
+            && let Err(error) = relay_check::answers(outside::reached(*addr)).await
         {
             let explained = explain::relay(&error, Transport::Udp);
             RelayLine::of_none(format!("{addr} (turn.listen): {error}"), explained).print(output);
@@ -86,7 +89,7 @@ async fn problems(config: &NodeConfig, output: Output) -> Result<Vec<String>> {
         None if config.client.listen.port() == 0 => bail!("set client.urls: client.listen has no fixed port"),
         None => {
             let scheme = if config.client.has_tls() { "wss" } else { "ws" };
-            format!("{scheme}://{}", reached(config.client.listen))
+            format!("{scheme}://{}", outside::reached(config.client.listen))
         }
     };
     let node: ManualNode = format!("{url}#{node}").parse().with_context(|| format!("`{url}` (client.urls)"))?;
@@ -100,14 +103,4 @@ async fn problems(config: &NodeConfig, output: Output) -> Result<Vec<String>> {
     problems.extend(doctor::check_relay(&discovery, &mut connection, output).await);
     connection.close().await;
     Ok(problems)
-}
-
-/// The address at which this machine reaches a listener of its own.
-pub(super) fn reached(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
 }

@@ -18,7 +18,7 @@ use clap::Args;
 use serde::Serialize;
 
 use self::figures::Figures;
-use super::doctor::reached;
+use super::outside::reached;
 use crate::{commands::daemon::DaemonArgs, output::Output};
 
 /// A node has about 250 figures of 60 bytes.

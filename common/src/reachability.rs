@@ -1,0 +1,275 @@
+//! What a member found when it tried a node's addresses from outside, as a signed statement.
+//!
+//! The statement names no address: a finding refers to a place in the node's record. It is one member's word. A member can
+//! lie, so nothing may be decided against a node by a single statement.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    federation::FederationId,
+    keys::{NodeId, PublicKey},
+    record::{MAX_ADDRESSES, MAX_CLOCK_SKEW, NodeRecord},
+    signed::{Signable, Signed},
+    time::UnixTime,
+};
+
+/// The most findings of a statement: four QUIC addresses, five steps for each of four client URLs, and STUN over UDP.
+pub const MAX_FINDINGS: usize = MAX_ADDRESSES + 5 * MAX_ADDRESSES + 1;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    #[serde(rename = "ipv4")]
+    V4,
+    /// IPv6.
+    #[serde(rename = "ipv6")]
+    V6,
+}
+
+/// What was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// A QUIC handshake in which the node proves its key, at an address for other nodes.
+    Quic,
+    /// A TCP connection to the host and port of a client URL.
+    Tcp,
+    /// A TLS handshake there, with a certificate that is valid for the host.
+    Tls,
+    /// A WebSocket over which the node proves its key.
+    Client,
+    /// A STUN Binding over UDP.
+    StunUdp,
+    /// A STUN Binding over TCP, at a `ws://` URL.
+    StunTcp,
+    /// A STUN Binding over TLS, at a `wss://` URL.
+    StunTls,
+}
+
+impl Transport {
+    /// All of them, in the order of their variants.
+    pub const ALL: [Self; 7] =
+        [Self::Quic, Self::Tcp, Self::Tls, Self::Client, Self::StunUdp, Self::StunTcp, Self::StunTls];
+
+    /// The name in JSON and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Client => "client",
+            Self::StunUdp => "stun_udp",
+            Self::StunTcp => "stun_tcp",
+            Self::StunTls => "stun_tls",
+        }
+    }
+}
+
+/// The result of a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It works.
+    Works,
+    /// No answer in time: packets are dropped on the way, or the host is down.
+    NoAnswer,
+    /// The host is up, and nothing listens at the port.
+    Refused,
+    /// The connection was ended before it was complete.
+    Reset,
+    /// There is no route to the host.
+    Unreachable,
+    /// The name has no address.
+    NoName,
+    /// The name leads to an address from which the node did not ask, so nothing was sent there.
+    Elsewhere,
+    /// The certificate has expired.
+    CertificateExpired,
+    /// The certificate is valid only later.
+    CertificateEarly,
+    /// The certificate is for another name.
+    CertificateName,
+    /// The issuer of the certificate is not trusted.
+    CertificateUntrusted,
+    /// The TLS handshake failed for another reason.
+    Tls,
+    /// What answers is not a node, or not a STUN server.
+    WrongService,
+    /// Another node answers, or one that does not use this URL.
+    WrongNode,
+    /// The node accepts no clients now.
+    Unavailable,
+    /// The observer could not try it.
+    NotTried,
+}
+
+impl Outcome {
+    /// Whether the observer reached the node.
+    pub const fn works(self) -> bool {
+        matches!(self, Self::Works)
+    }
+
+    /// Whether the observer tried, so that the outcome says something about the node.
+    pub const fn was_tried(self) -> bool {
+        !matches!(self, Self::Elsewhere | Self::NotTried)
+    }
+}
+
+/// The result of one try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was tried.
+    pub transport: Transport,
+    /// Index in the record: of a QUIC address, or of a client URL. 0 for STUN over UDP.
+    pub place: u8,
+    /// The result.
+    pub outcome: Outcome,
+}
+
+/// A member's statement of how it reached a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reachability {
+    /// The federation of both.
+    pub federation: FederationId,
+    /// The member that tried, and signs.
+    pub observer: NodeId,
+    /// The node that was tried.
+    pub subject: NodeId,
+    /// The epoch of the record by which it was tried.
+    pub epoch: u64,
+    /// The `seq` of that record.
+    pub seq: u64,
+    /// When it was tried, by the observer's clock.
+    pub at: UnixTime,
+    /// The family of the address from which the subject asked, and at which all was tried.
+    pub family: Family,
+    /// Seconds by which the subject's clock is ahead of the observer's.
+    pub clock_ahead: i32,
+    /// The round trip between the two, in milliseconds.
+    pub round_trip: u32,
+    /// The largest UDP payload that passes from the observer to the subject, in bytes.
+    pub mtu: u16,
+    /// When the first of the subject's valid certificates expires.
+    pub certificate_until: Option<UnixTime>,
+    /// The results, at most [`MAX_FINDINGS`].
+    pub findings: Vec<Finding>,
+}
+
+/// A statement with its signature.
+pub type SignedReachability = Signed<Reachability>;
+
+impl Signable for Reachability {
+    const KIND: &'static str = "reachability";
+    const MAX_LEN: usize = 320;
+
+    fn signer(&self) -> &PublicKey {
+        self.observer.key()
+    }
+
+    fn is_well_formed(&self) -> bool {
+        self.observer != self.subject
+            && self.findings.len() <= MAX_FINDINGS
+            && self.findings.iter().all(|finding| usize::from(finding.place) < MAX_ADDRESSES)
+    }
+}
+
+/// A verified statement does not count. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReachabilityError {
+    /// It is about another node, or of another federation.
+    #[error("it is about another node")]
+    Subject,
+    /// It is about a record that is not the node's current one.
+    #[error("it is about another record")]
+    Record,
+    /// It was not made now.
+    #[error("it is old, or one of the two clocks is wrong")]
+    Time,
+}
+
+impl Reachability {
+    /// Checks a statement that has just been made about the node of `record`.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    pub fn check(&self, record: &NodeRecord, now: UnixTime) -> Result<(), ReachabilityError> {
+        if (self.federation, self.subject) != (record.federation, record.node) {
+            Err(ReachabilityError::Subject)
+        } else if (self.epoch, self.seq) != (record.epoch, record.seq) {
+            Err(ReachabilityError::Record)
+        } else if self.at > now + MAX_CLOCK_SKEW || now > self.at + MAX_CLOCK_SKEW {
+            Err(ReachabilityError::Time)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{keys::SecretKey, record::Abilities, signed::SignError};
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::from_bytes(&[seed; 32])
+    }
+
+    fn statement() -> Reachability {
+        Reachability {
+            federation: FederationId::of_roots(&[]),
+            observer: key(1).node_id(),
+            subject: key(2).node_id(),
+            epoch: u64::MAX,
+            seq: u64::MAX,
+            at: UnixTime::from_secs(u64::from(u32::MAX)),
+            family: Family::V6,
+            clock_ahead: i32::MIN,
+            round_trip: u32::MAX,
+            mtu: u16::MAX,
+            certificate_until: Some(UnixTime::from_secs(u64::MAX)),
+            findings: vec![
+                Finding { transport: Transport::StunTls, place: 3, outcome: Outcome::NotTried };
+                MAX_FINDINGS
+            ],
+        }
+    }
+
+    #[test]
+    fn the_longest_statement_fits_and_one_with_a_finding_more_is_refused() {
+        let signed = Signed::sign(statement(), &key(1)).expect("a statement");
+        assert!(signed.as_bytes().len() <= Reachability::MAX_LEN, "{}", signed.as_bytes().len());
+        let mut more = statement();
+        more.findings.push(more.findings[0]);
+        assert_eq!(Signed::sign(more, &key(1)).err(), Some(SignError::Malformed));
+        let about_itself = Reachability { subject: key(1).node_id(), ..statement() };
+        assert_eq!(Signed::sign(about_itself, &key(1)).err(), Some(SignError::Malformed));
+    }
+
+    #[test]
+    fn a_statement_counts_for_its_node_its_record_and_now() {
+        let now = UnixTime::from_secs(1_800_000_000);
+        let record = NodeRecord {
+            federation: FederationId::of_roots(&[]),
+            node: key(2).node_id(),
+            epoch: 3,
+            seq: 7,
+            issued_at: now,
+            expires_at: now,
+            client_urls: Vec::new(),
+            quic_addrs: vec![([192, 0, 2, 1], 1).into()],
+            region: String::new(),
+            version: String::new(),
+            abilities: Abilities::default(),
+        };
+        let made = Reachability { epoch: 3, seq: 7, at: now, ..statement() };
+        let check = |made: &Reachability, secs| made.check(&record, UnixTime::from_secs(secs));
+        assert_eq!(check(&made, 1_800_000_000), Ok(()));
+        assert_eq!(check(&made, 1_800_000_121), Err(ReachabilityError::Time));
+        assert_eq!(check(&made, 1_799_999_879), Err(ReachabilityError::Time));
+        let other = Reachability { subject: key(3).node_id(), ..made.clone() };
+        assert_eq!(check(&other, 1_800_000_000), Err(ReachabilityError::Subject));
+        let older = Reachability { seq: 6, ..made };
+        assert_eq!(check(&older, 1_800_000_000), Err(ReachabilityError::Record));
+    }
+}
