@@ -120,8 +120,7 @@ impl Publication {
         })
     }
 
-    /// Adds the statements of roots to the records for DNS: all revocations, and the last [`MAX_SUCCESSIONS_IN_DNS`]
-    /// successions.
+    /// Adds the statements of roots to the records for DNS: all revocations, and the last two successions.
     #[must_use]
     pub fn with_statements(mut self, known: &RootStatements) -> Self {
         let successions = known.roots.successions();
