@@ -255,8 +255,9 @@ impl RegistryClient {
         &self.trust
     }
 
-    /// Fetches the statements of all registries. Stops [`STATEMENTS_GRACE`] after `enough`, or when all have answered.
-    async fn fetch_statements(&self, enough: impl Future<Output = ()>) -> Vec<RootStatement> {
+    /// Fetches the statements of all registries, a list for each. Stops [`STATEMENTS_GRACE`] after `enough`, or when all have
+    /// answered. The lists stay apart, so that one registry cannot push what another has sent out of a bound.
+    async fn fetch_statements(&self, enough: impl Future<Output = ()>) -> Vec<Vec<RootStatement>> {
         let endpoints = self.endpoints.iter().filter(|endpoint| !endpoint.is_file());
         let mut asked: FuturesUnordered<_> = endpoints.map(EndpointClient::statements).collect();
         let mut all = Vec::new();
@@ -273,14 +274,15 @@ impl RegistryClient {
             };
             let Some(answered) = answered else { return all };
             // A registry without an answer, or without statements, does not affect the others.
-            all.extend(answered.unwrap_or_default());
+            all.extend(answered);
         }
     }
 
     /// Fetches the roots' statements from all registries and learns them.
     pub async fn refresh_statements(&self, now: UnixTime) {
-        let fetched = self.fetch_statements(std::future::pending()).await;
-        self.trust.learn(fetched, ListOrigin::Peer(now));
+        for list in self.fetch_statements(std::future::pending()).await {
+            self.trust.learn(list, ListOrigin::Peer(now));
+        }
     }
 
     /// Runs `work` while the roots' statements are fetched concurrently. They are known when it returns.
@@ -297,7 +299,9 @@ impl RegistryClient {
             let _ = enough.await;
         };
         let (result, fetched) = join(worked, self.fetch_statements(enough)).await;
-        self.trust.learn(fetched, ListOrigin::Peer(now));
+        for list in fetched {
+            self.trust.learn(list, ListOrigin::Peer(now));
+        }
         result
     }
 
