@@ -14,7 +14,6 @@ use chappe_bootstrap::keys::{
 use chappe_common::{
     beacon::Beacon,
     keys::{PublicKey, SecretKey},
-    revocation::KeyRevocation,
     root_statements::{RootStatement, RootStatements},
     signed::Signed,
     succession::{MAX_OVERLAP, RootSuccessor, SignedSuccession},
@@ -114,12 +113,7 @@ pub(super) fn run(args: &RotateRootArgs, output: Output) -> Result<()> {
     }
     let signers: Vec<_> = old_key.iter().chain([&new_key]).collect();
     delegate_by_roots(&signers, &args.delegation, now)?;
-    let again = revoke_again(&known, successor.old, &new_key, now)?;
-    add_statements(
-        &args.file,
-        [RootStatement::Succession(statement.clone())].into_iter().chain(again),
-        known.roots.clone(),
-    )?;
+    add_statements(&args.file, [RootStatement::Succession(statement.clone())], known.roots.clone())?;
     if let Some(last) = beacon {
         let beacon = Beacon { root: new, number: (last.number + 1).max(now.as_secs()), ..last };
         let beacon = Signed::sign(beacon, &new_key)?;
@@ -210,14 +204,4 @@ fn load_beacon(file: &Path, known: &RootStatements) -> Result<Option<Beacon>> {
         bail!("{} is not a beacon of this federation", file.display());
     }
     Ok(Some(beacon.into_value()))
-}
-
-/// The old root's revocations by the new one: readers that come later do not accept the old one any more.
-fn revoke_again(known: &RootStatements, old: PublicKey, new: &SecretKey, now: UnixTime) -> Result<Vec<RootStatement>> {
-    let revoked = known.revocations.iter().filter(|one| one.root == old);
-    let again = revoked.map(|one| {
-        let note = KeyRevocation { federation: one.federation, root: new.public(), key: one.key, issued_at: now };
-        Ok(RootStatement::Revocation(Signed::sign(note, new)?))
-    });
-    again.collect()
 }
