@@ -268,8 +268,12 @@ impl Driver {
     pub(super) fn handle_going_away(&mut self, serial: u64, records: &[String], grace: Duration, now: Instant) {
         let Some(session) = self.sessions.get_mut(serial) else { return };
         // A node tells it once. One that repeats it must not put off the departure.
-        if !session.going_away {
-            session.handle_going_away(grace, &mut rand::rng(), now);
+        if session.going_away {
+            return;
+        }
+        session.handle_going_away(grace, &mut rand::rng(), now);
+        // A node that was left already has no say in the next search.
+        if session.is_ready() {
             self.use_alternatives(records);
         }
     }
