@@ -152,7 +152,7 @@ pub struct Reachability {
     pub mtu: u16,
     /// When the first of the subject's valid certificates expires.
     pub certificate_until: Option<UnixTime>,
-    /// The results, at most [`MAX_FINDINGS`].
+    /// The results, at most [`MAX_FINDINGS`], in the order of transport and place, each pair once.
     pub findings: Vec<Finding>,
 }
 
@@ -171,6 +171,8 @@ impl Signable for Reachability {
         self.observer != self.subject
             && self.findings.len() <= MAX_FINDINGS
             && self.findings.iter().all(|finding| usize::from(finding.place) < MAX_ADDRESSES)
+            // One result for each try: an observer must not count more than once.
+            && self.findings.is_sorted_by(|one, next| (one.transport, one.place) < (next.transport, next.place))
     }
 }
 
@@ -215,6 +217,12 @@ mod tests {
         SecretKey::from_bytes(&[seed; 32])
     }
 
+    /// A finding for each transport and place, in order.
+    fn all_tries() -> impl Iterator<Item = Finding> {
+        let finding = |transport, place| Finding { transport, place, outcome: Outcome::NotTried };
+        Transport::ALL.into_iter().flat_map(move |transport| (0..4).map(move |place| finding(transport, place)))
+    }
+
     fn statement() -> Reachability {
         Reachability {
             federation: FederationId::of_roots(&[]),
@@ -228,10 +236,7 @@ mod tests {
             round_trip: u32::MAX,
             mtu: u16::MAX,
             certificate_until: Some(UnixTime::from_secs(u64::MAX)),
-            findings: vec![
-                Finding { transport: Transport::StunTls, place: 3, outcome: Outcome::NotTried };
-                MAX_FINDINGS
-            ],
+            findings: all_tries().take(MAX_FINDINGS).collect(),
         }
     }
 
@@ -240,8 +245,11 @@ mod tests {
         let signed = Signed::sign(statement(), &key(1)).expect("a statement");
         assert!(signed.as_bytes().len() <= Reachability::MAX_LEN, "{}", signed.as_bytes().len());
         let mut more = statement();
-        more.findings.push(more.findings[0]);
+        more.findings = all_tries().take(MAX_FINDINGS + 1).collect();
         assert_eq!(Signed::sign(more, &key(1)).err(), Some(SignError::Malformed));
+        let mut twice = statement();
+        twice.findings[1] = twice.findings[0];
+        assert_eq!(Signed::sign(twice, &key(1)).err(), Some(SignError::Malformed));
         let about_itself = Reachability { subject: key(1).node_id(), ..statement() };
         assert_eq!(Signed::sign(about_itself, &key(1)).err(), Some(SignError::Malformed));
     }
