@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     federation::FederationId,
     keys::PublicKey,
+    record::MAX_CLOCK_SKEW,
     roots::Roots,
     signed::{DecodeError, Signable, Signed},
     time::UnixTime,
@@ -46,6 +47,9 @@ pub enum RevocationError {
     /// The signer is not a root.
     #[error("the revocation is not signed by a root")]
     Root,
+    /// The revocation was issued in the future: one of the two clocks is wrong.
+    #[error("the revocation was issued in the future; one of the two clocks is wrong")]
+    Future,
 }
 
 impl Signable for KeyRevocation {
@@ -71,7 +75,14 @@ impl KeyRevocation {
         if self.federation != roots.federation() {
             return Err(RevocationError::Federation);
         }
-        if roots.accepts(&self.root, now) { Ok(()) } else { Err(RevocationError::Root) }
+        if !roots.accepts(&self.root, now) {
+            return Err(RevocationError::Root);
+        }
+        // The oldest make room, so a thief of a root could fill the list for ever with dates that lie ahead.
+        if self.issued_at > now + MAX_CLOCK_SKEW {
+            return Err(RevocationError::Future);
+        }
+        Ok(())
     }
 
     /// Parses a TXT record, with its strings joined, and verifies the signature. Returns `None` if the record is for
@@ -101,13 +112,15 @@ impl Revocations {
         self.0.iter().any(|revocation| revocation.key == *key)
     }
 
-    /// Adds a revocation. Returns whether its root had not revoked its key before. At [`MAX_REVOCATIONS`] the oldest is
-    /// dropped.
+    /// Adds a revocation. Returns whether it is new, and kept: at [`MAX_REVOCATIONS`] the oldest is dropped.
     pub fn add(&mut self, revocation: SignedRevocation) -> bool {
         if self.0.iter().any(|known| known.key == revocation.key && known.root == revocation.root) {
             return false;
         }
         let at = self.0.partition_point(|known| known.issued_at <= revocation.issued_at);
+        if at == 0 && self.0.len() == MAX_REVOCATIONS {
+            return false;
+        }
         self.0.insert(at, revocation);
         if self.0.len() > MAX_REVOCATIONS {
             self.0.remove(0);
@@ -150,6 +163,8 @@ mod tests {
         assert_eq!(valid.check(&roots, now), Ok(()));
         assert_eq!(revocation(&key(3), &key(2), 5).check(&roots, now), Err(RevocationError::Root));
         assert_eq!(valid.check(&[key(3).public()].into(), now), Err(RevocationError::Federation));
+        let ahead = revocation(&key(1), &key(2), u64::MAX);
+        assert_eq!(ahead.check(&roots, now), Err(RevocationError::Future));
         let own = KeyRevocation { key: key(1).public(), ..(*valid).clone() };
         assert_eq!(Signed::sign(own, &key(1)).err(), Some(SignError::Malformed));
         let text = to_text(&valid);
@@ -167,5 +182,6 @@ mod tests {
         assert!(!all.add(revocation(&key(1), &key(99), 1000)), "it is known");
         assert_eq!(all.iter().count(), MAX_REVOCATIONS);
         assert!(all.revokes(&key(99).public()) && !all.revokes(&key(2).public()));
+        assert!(!all.add(revocation(&key(1), &key(2), 2)), "it would be the oldest");
     }
 }

@@ -44,7 +44,7 @@ impl Rejection {
             Self::Signature => "signature",
             Self::Rules(RuleRejection::Federation) | Self::Revocation(RevocationError::Federation) => "federation",
             Self::Rules(RuleRejection::Registry) => "registry",
-            Self::Rules(RuleRejection::Clock) => "clock",
+            Self::Rules(RuleRejection::Clock) | Self::Revocation(RevocationError::Future) => "clock",
             Self::Rules(RuleRejection::Expired) => "expired",
             Self::Rules(RuleRejection::PrivateUrl) => "private_url",
             Self::Rules(RuleRejection::Stale) => "stale",
