@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chappe_common::{
@@ -497,9 +497,17 @@ impl Liar {
         let mut links = Vec::new();
         for node in &federation.nodes {
             let to = (node.id(), node.addrs().quic);
-            let connection = link::connect(&endpoint, &key, to, TransportConfig::default()).await.expect("a link");
-            let hello = Hello::Record(record.as_bytes().clone(), None, record.issued_at);
-            assert!(matches!(words::greet(&connection, &hello).await, Some(Hello::Record(..))));
+            let deadline = Instant::now() + PATIENCE;
+            let connection = loop {
+                let connection = link::connect(&endpoint, &key, to, TransportConfig::default()).await.expect("a link");
+                let hello = Hello::Record(record.as_bytes().clone(), None, record.issued_at);
+                if matches!(words::greet(&connection, &hello).await, Some(Hello::Record(..))) {
+                    break connection;
+                }
+                // A node that has heard of the liar from another one may be dialling it just now.
+                assert!(Instant::now() < deadline, "the node takes no link");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            };
             answer_probes(&connection);
             links.push(connection);
         }
