@@ -179,7 +179,8 @@ async fn ask(core: &Core, observer: &Observer) -> Result<SignedReachability, Ask
     match reply.map_err(|_| AskError::Timeout)?? {
         CheckReply::Refused(refusal) => Err(refusal.into()),
         CheckReply::Statement(bytes) => {
-            Ok(message::check_statement(bytes, observer.node, &record, core.context.clock.now())?)
+            let family = family_of(connection.remote_address().ip());
+            Ok(message::check_statement(bytes, observer.node, family, &record, core.context.clock.now())?)
         }
     }
 }

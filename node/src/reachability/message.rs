@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use chappe_common::{
     keys::NodeId,
-    reachability::{Reachability, ReachabilityError, SignedReachability},
+    reachability::{Family, Reachability, ReachabilityError, SignedReachability},
     record::NodeRecord,
     signed::{DecodeError, Signed},
     time::UnixTime,
@@ -116,6 +116,7 @@ impl From<ReachabilityError> for StatementFault {
 pub(crate) fn check_statement(
     bytes: Bytes,
     observer: NodeId,
+    family: Family,
     record: &NodeRecord,
     now: UnixTime,
 ) -> Result<SignedReachability, StatementFault> {
@@ -125,6 +126,10 @@ pub(crate) fn check_statement(
     })?;
     if statement.observer != observer {
         return Err(StatementFault::Signature);
+    }
+    // An observer has one statement for each family, so one that names the other family would count twice.
+    if statement.family != family {
+        return Err(StatementFault::Malformed);
     }
     statement.check(record, now)?;
     Ok(statement)
@@ -181,7 +186,7 @@ pub(crate) mod fuzzed {
 
 #[cfg(test)]
 mod tests {
-    use chappe_common::{federation::FederationId, keys::SecretKey, reachability::Family, record::Abilities};
+    use chappe_common::{federation::FederationId, keys::SecretKey, record::Abilities};
 
     use super::*;
 
@@ -216,7 +221,7 @@ mod tests {
             certificate_until: None,
             findings: Vec::new(),
         };
-        let check = |bytes: Bytes| check_statement(bytes, observer.node_id(), &record, now).map(|_| ());
+        let check = |bytes: Bytes| check_statement(bytes, observer.node_id(), Family::V4, &record, now).map(|_| ());
         let sign = |statement: &Reachability| {
             let key = if statement.observer == observer.node_id() { &observer } else { &other };
             Signed::sign(statement.clone(), key).expect("a statement").as_bytes().clone()
@@ -233,6 +238,7 @@ mod tests {
                 Reachability { federation: FederationId::of_roots(&[other.public()]), ..honest.clone() },
                 StatementFault::Subject,
             ),
+            (Reachability { family: Family::V6, ..honest.clone() }, StatementFault::Malformed),
             (Reachability { epoch: 2, ..honest.clone() }, StatementFault::Record),
             (Reachability { at: UnixTime::from_secs(1_799_990_000), ..honest.clone() }, StatementFault::Time),
         ] {
