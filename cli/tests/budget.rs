@@ -356,7 +356,7 @@ fn a_node_lowers_what_it_offers_sleeps_and_returns_in_the_next_month() {
         let deadline = Instant::now() + PATIENCE;
         while get(&node.client, "/readyz").0 != 503 {
             assert!(Instant::now() < deadline, "the node accepts clients");
-            std::thread::sleep(Duration::from_millis(50));
+            sleep(Duration::from_millis(50));
         }
         for other in &others {
             assert_eq!(other.metric("chappe_members"), 2);
