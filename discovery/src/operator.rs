@@ -26,9 +26,9 @@ pub enum OperatorError {
     /// An HTTP status other than 200.
     #[error("HTTP status {0}")]
     Status(u16),
-    /// The response broke off, or is longer than expected.
-    #[error("the response is incomplete or too long")]
-    Body,
+    /// The response broke off, is longer than expected, or is not what a node sends there.
+    #[error("the response is not what a node sends there")]
+    Answer,
 }
 
 impl From<GetError> for OperatorError {
@@ -37,7 +37,7 @@ impl From<GetError> for OperatorError {
             GetError::Setup(error) => Self::Setup(error),
             GetError::Reach(error) => Self::Reach(error),
             GetError::Status(status) => Self::Status(status),
-            GetError::Body => Self::Body,
+            GetError::Body => Self::Answer,
         }
     }
 }
@@ -74,10 +74,10 @@ pub struct Health {
 /// The URL is invalid, or there is no valid response.
 pub async fn fetch_health(base: &str, net: &Net) -> Result<Health, OperatorError> {
     let document = node_http::get_any(url_of(base, "/health")?, MAX_HEALTH, net).await?;
-    serde_json::from_slice(&document.body).map_err(|_| OperatorError::Status(document.status))
+    serde_json::from_slice(&document.body).map_err(|_| OperatorError::Answer)
 }
 
-fn url_of(base: &str, path: &str) -> Result<Url, SetupError> {
+pub(crate) fn url_of(base: &str, path: &str) -> Result<Url, SetupError> {
     let wrong = || SetupError::Url(base.to_owned());
     let mut url = Url::parse(base).map_err(|_| wrong())?;
     if !matches!(url.scheme(), "http" | "https") {

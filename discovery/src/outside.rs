@@ -7,14 +7,12 @@ use chappe_common::{
     reachability::{Family, Outcome, Transport},
     time::UnixTime,
 };
-use reqwest::Url;
 use serde::Deserialize;
 
 use crate::{
     net::Net,
-    node_http::{self, Document, GetError},
-    reach::ReachError,
-    setup_error::SetupError,
+    node_http::{self, Document},
+    operator::{self, OperatorError},
 };
 
 /// Maximal length of the response: 32 statements with 25 findings of up to 250 bytes.
@@ -81,45 +79,16 @@ pub struct Found {
     pub outcome: Outcome,
 }
 
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
-pub enum OutsideError {
-    /// No connection, or no response in time.
-    #[error(transparent)]
-    Reach(#[from] ReachError),
-    /// The HTTP client cannot be set up, or the URL is invalid.
-    #[error(transparent)]
-    Setup(#[from] SetupError),
-    /// Another HTTP status than 200 and 429.
-    #[error("HTTP status {0}")]
-    Status(u16),
-    /// The response is not a report.
-    #[error("the response is not a report on how members reach the node")]
-    Answer,
-}
-
-impl From<GetError> for OutsideError {
-    fn from(error: GetError) -> Self {
-        match error {
-            GetError::Setup(error) => Self::Setup(error),
-            GetError::Reach(error) => Self::Reach(error),
-            GetError::Status(status) => Self::Status(status),
-            GetError::Body => Self::Answer,
-        }
-    }
-}
-
 /// Has members try the node whose operator's interface is at `admin`. If the node was asked for that too often, returns what
 /// they found before. Takes at most a minute.
 ///
 /// # Errors
 /// There is no valid response.
-pub async fn try_now(admin: SocketAddr, net: &Net) -> Result<OutsideReport, OutsideError> {
-    let url = format!("http://{admin}/reachability");
-    let url = Url::parse(&url).map_err(|_| OutsideError::Setup(SetupError::Url(url)))?;
+pub async fn try_now(admin: SocketAddr, net: &Net) -> Result<OutsideReport, OperatorError> {
+    let url = operator::url_of(&format!("http://{admin}"), "/reachability")?;
     let Document { status, body } = node_http::post(url, MAX_ANSWER, LIMIT, net).await?;
     if !matches!(status, 200 | 429) {
-        return Err(OutsideError::Status(status));
+        return Err(OperatorError::Status(status));
     }
-    serde_json::from_slice(&body).map_err(|_| OutsideError::Answer)
+    serde_json::from_slice(&body).map_err(|_| OperatorError::Answer)
 }

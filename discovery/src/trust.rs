@@ -30,7 +30,7 @@ pub struct Trust(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     known: RwLock<RootStatements>,
-    /// Whether two successors of one root were reported: whoever has the other one sends it each time.
+    /// Whether two successors of one root were reported. A source that has the other one sends it in each list.
     is_fork_reported: AtomicBool,
 }
 

@@ -1,7 +1,7 @@
 //! Explains how members reach a node from outside, and what its operator can do.
 
 use chappe_common::reachability::{Outcome, Transport};
-use chappe_discovery::outside::OutsideError;
+use chappe_discovery::operator::OperatorError;
 
 use super::{Explanation, explain};
 
@@ -25,12 +25,12 @@ pub(crate) const fn no_admin() -> Explanation {
 }
 
 /// Explains why the running node does not say how members reach it.
-pub(crate) const fn not_asked(error: &OutsideError) -> Explanation {
+pub(crate) const fn not_asked(error: &OperatorError) -> Explanation {
     match error {
-        OutsideError::Reach(_) => {
+        OperatorError::Reach(_) => {
             explain("the node does not run, or uses another admin.listen", "start the node, and run this command again")
         }
-        OutsideError::Setup(_) | OutsideError::Status(_) | OutsideError::Answer => {
+        OperatorError::Setup(_) | OperatorError::Status(_) | OperatorError::Answer => {
             explain("an older node runs, or another server is at admin.listen", "restart the node with this version")
         }
     }

@@ -16,7 +16,8 @@ use chappe_common::{
 };
 use chappe_discovery::{
     net::Net,
-    outside::{OutsideError, OutsideReport, Stated, try_now},
+    operator::OperatorError,
+    outside::{OutsideReport, Stated, try_now},
 };
 use chappe_node::NodeConfig;
 use serde::Serialize;
@@ -135,9 +136,9 @@ pub(super) async fn problems(config: &NodeConfig, output: Output) -> Result<Opti
     Ok(Some(problems))
 }
 
-fn text_of(error: &OutsideError) -> String {
+fn text_of(error: &OperatorError) -> String {
     match error {
-        OutsideError::Status(404) => "the node that runs does not offer it (HTTP status 404)".to_owned(),
+        OperatorError::Status(404) => "the node that runs does not offer it (HTTP status 404)".to_owned(),
         error => error.to_string(),
     }
 }
