@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{Running, arg, chappe, finished, texts};
+use process::{Running, arg, chappe, federation::start_registry_at, finished, texts};
 use tempfile::TempDir;
 
 /// A federation's folder, with the keys of its root and its registry.
@@ -35,12 +35,7 @@ impl Keys {
 
 /// A registry with the configuration in this folder, at this address.
 fn registry(folder: &Path, listen: &str) -> (Running, String) {
-    let config = folder.join("bootstrap.toml");
-    let set = format!("http.listen={listen}");
-    let mut registry =
-        Running::start(&mut chappe(&["--json", "bootstrap", "run", "--config", arg(&config), "--set", &set]));
-    let url = registry.event("ready")["registry"].as_str().expect("a URL").to_owned();
-    (registry, url)
+    start_registry_at(&folder.join("bootstrap.toml"), listen)
 }
 
 struct Node {

@@ -17,7 +17,7 @@ use chappe_common::{
     directory::{DirectoryBundle, DirectoryError},
     keys::PublicKey,
 };
-use process::{PATIENCE, Running, arg, chappe, finished, get, texts};
+use process::{PATIENCE, Running, arg, chappe, federation::start_registry_at, finished, get, texts};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -84,12 +84,7 @@ fn rotate_args(folder: &Path, more: &[&str]) -> Vec<String> {
 }
 
 fn registry(folder: &Path, listen: &str) -> (Running, String) {
-    let config = folder.join("bootstrap.toml");
-    let set = format!("http.listen={listen}");
-    let mut registry =
-        Running::start(&mut chappe(&["--json", "bootstrap", "run", "--config", arg(&config), "--set", &set]));
-    let url = registry.event("ready")["registry"].as_str().expect("a URL").to_owned();
-    (registry, url)
+    start_registry_at(&folder.join("bootstrap.toml"), listen)
 }
 
 struct Node {

@@ -159,9 +159,16 @@ pub(crate) fn run_registry(config: &Path) -> Command {
     chappe(&["--json", "bootstrap", "run", "--config", arg(config), "--set", "http.listen=127.0.0.1:0"])
 }
 
-/// Starts a registry. Returns its URL.
+/// Starts a registry on a free port. Returns its URL.
 pub(crate) fn start_registry(config: &Path) -> (Running, String) {
-    let mut registry = Running::start(&mut run_registry(config));
+    start_registry_at(config, "127.0.0.1:0")
+}
+
+/// Starts a registry at this address. Returns its URL.
+pub(crate) fn start_registry_at(config: &Path, listen: &str) -> (Running, String) {
+    let set = format!("http.listen={listen}");
+    let mut registry =
+        Running::start(&mut chappe(&["--json", "bootstrap", "run", "--config", arg(config), "--set", &set]));
     let url = registry.event("ready")["registry"].as_str().expect("a URL").to_owned();
     (registry, url)
 }
