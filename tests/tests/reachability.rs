@@ -127,7 +127,7 @@ impl Guest {
         let tls = quinn::crypto::rustls::QuicServerConfig::try_from(tls).expect("QUIC parameters");
         let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
         let endpoint = Endpoint::server(config, ([127, 0, 0, 1], 0).into()).expect("a socket");
-        // Proves its key to whoever dials it.
+        // Proves its key to any peer that dials it.
         let serving = endpoint.clone();
         tokio::spawn(async move {
             while let Some(incoming) = serving.accept().await {

@@ -60,8 +60,8 @@ fn read(path: &Path, known: &mut RootStatements) -> io::Result<()> {
     known.learn_list(bytes, ListOrigin::Stored).map(drop).map_err(io::Error::other)
 }
 
-/// Tells the operator which keys the config should have. Without them, whoever has the old root could lead the node astray
-/// after its folder is lost.
+/// Logs which roots the config should name. If the data folder is lost, a config with the old root makes the node follow the
+/// holder of the old key.
 fn warn_about_rotation(roots: &Roots, now: UnixTime) {
     if !roots.is_rotated() {
         return;

@@ -14,7 +14,7 @@ use chappe_common::{
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::Mutex as AsyncMutex;
 
-/// How long a statement counts: three rounds. Observers are drawn anew in each, so this is longer than one.
+/// How long a statement counts: three rounds, since each round draws other observers.
 const KEEP: Duration = Duration::from_secs(45 * 60);
 /// Maximum stored statements: those of [`KEEP`], with two families and a few rounds that the operator has asked for.
 const MAX_STATEMENTS: usize = 32;
