@@ -172,7 +172,7 @@ async fn loss_or_forgery_in_a_second_pairing_leaves_both_able_to_call() {
         let shown = timeout(PATIENCE, bob.client.show_code()).await.expect("in time").expect("a code");
         let code = shown.code().parse().expect("the code reads back");
         // Whoever would wait for two minutes stops sooner here.
-        let limit = Duration::from_secs(20);
+        let limit = Duration::from_secs(8);
         let (at_ada, at_bob) = tokio::join!(timeout(limit, ada.client.pair(&code)), timeout(limit, shown.paired()));
         set(Arc::new(Mutex::new(|_: &mut Value| {})));
         let told = |paired: &Result<Result<Paired, PairError>, _>| match paired {
