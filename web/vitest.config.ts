@@ -18,14 +18,38 @@ function testsToSkip(): string[] {
   return skipped;
 }
 
+/** Tests of the time that media needs, of what the machine sends, and of the page, which each builds anew. */
+const ALONE = ["network", "media", "browsers", "capture", "site/*"].map((name) => `test/${name}${SUFFIX}`);
+
+const exclude = testsToSkip();
+const common = { globalSetup: "test/support/global-setup.ts", testTimeout: 20_000 };
+// `npm run figures` sets FIGURES to the number of runs of each measurement.
+const isMeasuring = process.env.FIGURES !== undefined;
+
 export default defineConfig({
   test: {
-    // `npm run figures` sets FIGURES to the number of runs of each measurement.
-    include: process.env.FIGURES === undefined ? [`test/**/*${SUFFIX}`] : ["test/figures.ts"],
-    exclude: testsToSkip(),
-    globalSetup: "test/support/global-setup.ts",
-    testTimeout: 20_000,
-    // One file at a time: each starts nodes and browsers of its own.
-    fileParallelism: false,
+    projects: [
+      {
+        test: {
+          ...common,
+          name: "concurrent",
+          include: isMeasuring ? [] : [`test/**/*${SUFFIX}`],
+          exclude: [...exclude, ...ALONE],
+          // They wait more than they compute, but each starts nodes and often a browser of its own.
+          maxWorkers: 2,
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        test: {
+          ...common,
+          name: "alone",
+          include: isMeasuring ? ["test/figures.ts"] : ALONE,
+          exclude,
+          fileParallelism: false,
+          sequence: { groupOrder: 1 },
+        },
+      },
+    ],
   },
 });

@@ -4,18 +4,28 @@ use std::{
     env,
     ffi::OsString,
     io,
+    num::NonZeroUsize,
     process::{Command, ExitStatus},
+    thread::available_parallelism,
 };
 
 use crate::{own_cargo, root};
 
 /// The oldest major version of Node that `web/` supports: `engines` of its `package.json`.
 const OLDEST_NODE: u32 = 20;
+/// Tests that run concurrently on each processor: most of their time they wait for a deadline or for a process.
+const THREADS_PER_PROCESSOR: usize = 2;
+/// How cargo's tests are told how many of them may run concurrently.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
 
 /// Runs all tests, or with arguments those of `cargo test` with them.
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitStatus> {
     let mut rust = own_cargo();
     rust.args(["test", "--locked"]);
+    if env::var_os(TEST_THREADS).is_none() {
+        let processors = available_parallelism().map_or(1, NonZeroUsize::get);
+        rust.env(TEST_THREADS, (THREADS_PER_PROCESSOR * processors).to_string());
+    }
     if !args.is_empty() {
         return rust.args(args).current_dir(root()).status();
     }
