@@ -258,6 +258,44 @@ fn nobody_is_left_behind_when_the_root_is_rotated_twice() {
 }
 
 #[test]
+fn a_link_and_a_call_from_before_a_rotation_outlive_it() {
+    let mut operator = Operator::start();
+    let node = Node::create(&operator, "node", &operator.url);
+    let root = operator.root.clone();
+    let [first, second, third] = ["root.key", "root-2.key", "root-3.key"].map(|name| operator.file(name));
+    let (ada, bob) = (operator.file("ada"), operator.file("bob"));
+    eventually(|| operator.discover(&["--root", &root]), |ok, _, _| ok);
+    let network = ["--registry", &operator.url, "--root", &root];
+    let show = ["--json", "pair", "--qr", "--name", "bob", "--profile", arg(&bob)];
+    let mut showing = Running::start(&mut chappe(&[&show[..], &network].concat()));
+    let link = showing.event("code")["link"].as_str().expect("a link").to_owned();
+
+    operator.rotate(&["--key", arg(&first), "--new-key", arg(&second), "--overlap", "0s"]);
+    operator.restart();
+    let open = ["--json", "pair", "--name", "ada", "--profile", arg(&ada), "--private-network", &link];
+    let mut opening = Running::start(&mut chappe(&open));
+    showing.event("paired");
+    opening.event("paired");
+    assert!(showing.finish().status.success() && opening.finish().status.success());
+
+    let on_loopback = ["--media-ip", "127.0.0.1"];
+    let listen = ["--json", "listen", "--once", "--profile", arg(&bob)];
+    let mut listening = Running::start(&mut chappe(&[&listen[..], &on_loopback].concat()));
+    listening.event("ready");
+    let call = ["--json", "call", "bob", "--seconds", "4", "--profile", arg(&ada)];
+    let mut calling = Running::start(&mut chappe(&[&call[..], &on_loopback].concat()));
+    while !calling.event("step")["what"].as_str().is_some_and(|what| what.contains("answer")) {}
+    operator.rotate(&["--key", arg(&second), "--new-key", arg(&third), "--overlap", "0s"]);
+    operator.restart();
+    for side in [&mut calling, &mut listening] {
+        let result = side.event("call");
+        assert!(result["audio_packets"].as_u64().is_some_and(|packets| packets > 150), "{result}");
+    }
+    // The contact is found through the registry of the third root.
+    eventually(|| finished(&["discover", "--profile", arg(&ada)]), |ok, out, _| ok && out.contains(&node.id));
+}
+
+#[test]
 fn the_thief_of_an_old_root_misleads_only_those_who_do_not_know_the_new_one() {
     let mut operator = Operator::start();
     let good = Node::create(&operator, "good", &operator.url);
