@@ -17,7 +17,7 @@ use chappe_common::{
     signed::Signed,
     time::UnixTime,
 };
-use chappe_node::{Node, NodeConfig, clock::Clock};
+use chappe_node::{Node, NodeConfig, clock::Clock, membership::admission::AdmissionRefusal};
 use chappe_testkit::{
     PATIENCE, eventually,
     federation::Federation,
@@ -141,10 +141,22 @@ impl Guest {
         let mut links = Vec::new();
         for node in &federation.nodes {
             let to = (node.id(), node.addrs().quic);
-            let connection = link::connect(&endpoint, &key, to, TransportConfig::default()).await.expect("a link");
-            let now = record.issued_at;
-            let hello = words::greet(&connection, &Hello::Record(record.as_bytes().clone(), None, now)).await;
-            assert!(matches!(hello, Some(Hello::Record(..))), "{hello:?}");
+            let hello = Hello::Record(record.as_bytes().clone(), None, record.issued_at);
+            let greeted = async {
+                loop {
+                    let connection = link::connect(&endpoint, &key, to, TransportConfig::default()).await;
+                    let connection = connection.expect("a link");
+                    match words::greet(&connection, &hello).await {
+                        Some(Hello::Record(..)) => break connection,
+                        // The node has heard of this member from another one, and dials it at this moment.
+                        Some(Hello::Refused(AdmissionRefusal::Duplicate, _)) => {
+                            tokio::time::sleep(Duration::from_millis(100)).await
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            };
+            let connection = timeout(PATIENCE, greeted).await.expect("admitted in time");
             for lane in [link::RELAY, link::CONTROL] {
                 link::open_lane(&connection, lane).await.expect("a lane");
             }
