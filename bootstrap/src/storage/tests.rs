@@ -12,7 +12,7 @@ use chappe_common::{
 };
 
 use super::*;
-use crate::rules::{Listing, Millis, ProbeHistory, StoredLeave, StoredRemoval};
+use crate::rules::{DoorHistory, Listing, Millis, ProbeHistory, StoredLeave, StoredRemoval};
 
 #[path = "../../tests/registry/postgres.rs"]
 mod server;
@@ -58,6 +58,7 @@ fn list(seed: u8, seq: u64) -> Change {
         ),
         load: Load::Busy,
         asked: 5,
+        door: DoorHistory::default(),
     }))
 }
 
