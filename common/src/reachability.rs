@@ -419,6 +419,9 @@ mod tests {
         assert_eq!(read, [true; MAX_SENT]);
         assert_eq!(from_header(&format!("{text},{text}")).count(), MAX_SENT);
         assert!(from_header("!,AA,").all(|one| one.is_none()));
+        let reads =
+            |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| from_header(text).all(|one| one.is_some()));
+        chappe_mutations::run(("statements in a header", reads), &[to_header(&all[..2])]);
     }
 
     #[test]
