@@ -26,7 +26,6 @@ use axum::{
 };
 use chappe_common::{
     beacon::SignedBeacon,
-    keys::NodeId,
     list_request::ListRequest,
     reachability,
     record::{NodeLeave, NodeRecord, SignedRecord},
@@ -55,7 +54,10 @@ use crate::{
     owner::{OwnerError, OwnerHandle, StoreFailure, clock},
     published::{Page, Published},
     root_statements::StatementsFile,
-    rules::statements::{self, StatementFault},
+    rules::{
+        Listing,
+        statements::{self, StatementFault},
+    },
     source, status,
 };
 
@@ -171,8 +173,7 @@ async fn register(
 ) -> Result<Response, Rejection> {
     let outcome = try_register(&app, client, &headers, body).await;
     app.metrics.records.get_or_create(&outcome_label(&outcome)).inc();
-    let node = outcome?;
-    let hidden = app.published.load().listings().get(&node).and_then(|listing| listing.hidden_for());
+    let hidden = outcome?.and_then(|listing| listing.hidden_for());
     Ok(Json(match hidden {
         Some(fault) => json!({ "listed": true, "hidden": fault.fault }),
         None => json!({ "listed": true }),
@@ -180,7 +181,12 @@ async fn register(
     .into_response())
 }
 
-async fn try_register(app: &AppState, client: IpAddr, headers: &HeaderMap, body: Body) -> Result<NodeId, Rejection> {
+async fn try_register(
+    app: &AppState,
+    client: IpAddr,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Option<Arc<Listing>>, Rejection> {
     let record: SignedRecord = decode(app, client, body).await?;
     app.owner.check_record(record.clone()).await?;
     let is_listed = app.published.load().is_listed(&record.node);
@@ -195,24 +201,22 @@ async fn try_register(app: &AppState, client: IpAddr, headers: &HeaderMap, body:
     let node = record.node;
     tracing::debug!(node = node.short(), "a node proved its key");
     app.owner.admit(record.clone(), proved).await?;
-    if members_overrule(app, &record, headers) {
+    let listing = app.owner.listing(node).await;
+    let is_in_question = listing.as_ref().is_some_and(|listing| listing.door.may_be_overruled());
+    if is_in_question && members_overrule(app, &record, headers) {
         app.owner.overrule(node).await?;
+        return Ok(app.owner.listing(node).await);
     }
-    Ok(node)
+    Ok(listing)
 }
 
-/// Whether members state that they reach the node's door, where the registry does not. Nothing is verified for other nodes.
+/// Whether members state that they reach the node's door. Called only if the registry does not.
 fn members_overrule(app: &AppState, record: &NodeRecord, headers: &HeaderMap) -> bool {
-    let published = app.published.load();
-    let listings = published.listings();
     let Some(value) = headers.get(reachability::HEADER).and_then(|value| value.to_str().ok()) else { return false };
-    if !listings.get(&record.node).is_some_and(|listing| listing.door.may_be_overruled()) {
-        return false;
-    }
-    let now = clock().secs();
+    let (published, now) = (app.published.load(), clock().secs());
     let mut votes = Vec::new();
     for statement in reachability::from_header(value) {
-        let vote = statements::vote(statement, record, listings, now);
+        let vote = statements::vote(statement, record, published.listings(), now);
         let outcome = vote.map_or_else(StatementFault::as_str, |_| "accepted");
         app.metrics.statements.get_or_create(&OutcomeLabel { outcome }).inc();
         votes.extend(vote);

@@ -197,6 +197,10 @@ impl Owner {
                 let _ = reply.send(self.registry.due_probes(now));
                 return;
             }
+            Request::Listing(node, reply) => {
+                let _ = reply.send(self.registry.listing(&node).cloned());
+                return;
+            }
             Request::ProbeResults(probed, reply) => {
                 let decide = |registry: &RegistryState| {
                     let change =

@@ -153,6 +153,11 @@ impl RegistryState {
         self.nodes.values()
     }
 
+    /// The listing of a node.
+    pub(crate) fn listing(&self, node: &NodeId) -> Option<&Arc<Listing>> {
+        self.nodes.get(node)
+    }
+
     /// The public nodes by key: all listed nodes except reserve nodes, those that clients cannot reach, and unresponsive
     /// ones.
     ///

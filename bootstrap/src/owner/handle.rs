@@ -26,6 +26,7 @@ pub(super) enum Request {
     DueProbes(oneshot::Sender<Vec<Arc<Listing>>>),
     ProbeResults(Vec<ProbeResult>, Reply),
     Overrule(NodeId, Reply),
+    Listing(NodeId, oneshot::Sender<Option<Arc<Listing>>>),
 }
 
 /// The result of a probe.
@@ -90,6 +91,14 @@ impl OwnerHandle {
     /// Shows a node whose door members reach.
     pub(crate) async fn overrule(&self, node: NodeId) -> Result<(), OwnerError> {
         self.send_request(|reply| Request::Overrule(node, reply)).await
+    }
+
+    /// The listing of a node with its newest probe, which is not published yet. `None` if it is not listed, or if the
+    /// registry is shutting down.
+    pub(crate) async fn listing(&self, node: NodeId) -> Option<Arc<Listing>> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Listing(node, reply)).await.ok()?;
+        answer.await.ok().flatten()
     }
 
     async fn send_request(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), OwnerError> {

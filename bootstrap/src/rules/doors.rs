@@ -59,7 +59,7 @@ impl DoorHistory {
     /// Adds a result. A node is hidden if its door has failed for `grace`, unless members overrule that, or `in_doubt` says
     /// that the registry blames its own network.
     #[must_use]
-    pub(super) fn with_result(self, tried: DoorTry, now: Millis, grace: Duration, in_doubt: bool) -> Self {
+    pub(crate) fn with_result(self, tried: DoorTry, now: Millis, grace: Duration, in_doubt: bool) -> Self {
         match tried {
             DoorTry::NotTried => self,
             DoorTry::Works => Self { was_reached: true, ..Self::default() },
