@@ -193,6 +193,9 @@ pub struct ProbingSection {
     pub interval: Duration,
     /// After this number of consecutive failures a node is not public until it answers again.
     pub failure_threshold: u8,
+    /// A node is not public if clients could not connect to it in three probes in a row and for this time.
+    #[serde(with = "humantime_serde")]
+    pub door_grace: Duration,
     /// Maximal number of concurrent probes.
     pub max_concurrent: usize,
 }
@@ -201,7 +204,14 @@ impl Default for ProbingSection {
     fn default() -> Self {
         // Probing 1,000 nodes every five minutes takes three handshakes a second. A dead node leaves the public list
         // within about seven minutes. A single lost probe is common, three in a row are not.
-        Self { interval: Duration::from_secs(300), failure_threshold: 3, max_concurrent: 16 }
+        Self {
+            interval: Duration::from_secs(300),
+            failure_threshold: 3,
+            // Longer than a node's pause between registrations, with which it sends members' statements, and than the
+            // restart of a proxy. Meanwhile a client loses at most 3 s with such a node.
+            door_grace: Duration::from_secs(15 * 60),
+            max_concurrent: 16,
+        }
     }
 }
 
@@ -355,6 +365,11 @@ impl BootstrapConfig {
                 "from 1s to half of directory.node_timeout is allowed: one lost probe must not delist a node",
             ),
             ((1..=32).contains(&self.probing.failure_threshold), "probing.failure_threshold", "1 to 32 are allowed"),
+            (
+                (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(&self.probing.door_grace),
+                "probing.door_grace",
+                "1s to 1day are allowed",
+            ),
             ((1..=1024).contains(&self.probing.max_concurrent), "probing.max_concurrent", "1 to 1024 are allowed"),
             (
                 [self.caps.ipv4_24, self.caps.ipv4_16, self.caps.ipv6_48, self.caps.ipv6_32]

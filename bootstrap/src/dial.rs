@@ -54,6 +54,17 @@ pub(crate) enum DialError {
     Unreachable,
 }
 
+/// Whether packets may be sent to `address` for a node or client at `client`.
+pub(crate) fn may_dial(address: IpAddr, client: IpAddr, exempt: &[IpNet]) -> bool {
+    let (address, client) = (address.to_canonical(), client.to_canonical());
+    // Both loopback addresses are this machine.
+    let is_own = |ip: IpAddr| ip == IpAddr::from(Ipv4Addr::LOCALHOST) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
+    special::is_public(address)
+        || address == client
+        || (is_own(address) && is_own(client))
+        || exempt.iter().any(|range| range.contains(&address))
+}
+
 /// Dials nodes back, with a key that is created at start.
 pub(crate) struct Dialer {
     v4: Option<Endpoint>,
@@ -106,7 +117,7 @@ impl Dialer {
         client: IpAddr,
         is_listed: bool,
     ) -> Result<IpAddr, DialError> {
-        let named: Vec<_> = counted_addrs(record).filter(|addr| self.may_dial(addr.ip(), client)).collect();
+        let named: Vec<_> = counted_addrs(record).filter(|addr| may_dial(addr.ip(), client, &self.exempt)).collect();
         if named.is_empty() {
             return Err(DialError::Private);
         }
@@ -116,16 +127,6 @@ impl Dialer {
             return Err(DialError::TooOften);
         }
         self.dial_any(&allowed, record.node).await.ok_or(DialError::Unreachable)
-    }
-
-    fn may_dial(&self, address: IpAddr, client: IpAddr) -> bool {
-        let (address, client) = (address.to_canonical(), client.to_canonical());
-        // Both loopback addresses are this machine.
-        let is_own = |ip: IpAddr| ip == IpAddr::from(Ipv4Addr::LOCALHOST) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
-        special::is_public(address)
-            || address == client
-            || (is_own(address) && is_own(client))
-            || self.exempt.iter().any(|range| range.contains(&address))
     }
 
     /// Whether a listed node proves its key at the address for which it is listed. Other addresses do not count:

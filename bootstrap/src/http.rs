@@ -27,7 +27,8 @@ use axum::{
 use chappe_common::{
     beacon::SignedBeacon,
     list_request::ListRequest,
-    record::{NodeLeave, SignedRecord},
+    reachability,
+    record::{NodeLeave, NodeRecord, SignedRecord},
     removal::NodeRemoval,
     revocation::KeyRevocation,
     signed::{Signable, Signed},
@@ -46,12 +47,17 @@ use self::{
 use crate::{
     config::BootstrapConfig,
     dial::{DialError, Dialer},
+    door::DoorProber,
     join_page,
     limits::SourceLimiter,
     metrics::{DialLabel, DialOutcome, Metrics, OutcomeLabel},
     owner::{OwnerError, OwnerHandle, StoreFailure, clock},
     published::{Page, Published},
     root_statements::StatementsFile,
+    rules::{
+        Listing,
+        statements::{self, StatementFault},
+    },
     source, status,
 };
 
@@ -77,6 +83,7 @@ pub(crate) struct AppState {
     pub(crate) beacon: Arc<ArcSwapOption<SignedBeacon>>,
     pub(crate) statements: Arc<StatementsFile>,
     pub(crate) dialer: Dialer,
+    pub(crate) doors: DoorProber,
     pub(crate) requests: SourceLimiter,
     pub(crate) registrations: SourceLimiter,
     pub(crate) metrics: Arc<Metrics>,
@@ -117,7 +124,11 @@ pub(crate) fn health_router(app: Arc<AppState>) -> Router {
 
 /// The routes of the operator's interface.
 pub(crate) fn admin_router(app: Arc<AppState>) -> Router {
-    Router::new().route("/metrics", get(metrics)).route("/health", get(health)).with_state(app)
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
+        .route("/hidden", get(hidden))
+        .with_state(app)
 }
 
 /// Determines the client's address, and applies the rate and time limits of requests.
@@ -157,14 +168,25 @@ async fn apply_limits(
 async fn register(
     State(app): State<Arc<AppState>>,
     Extension(ClientAddr(client)): Extension<ClientAddr>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let outcome = try_register(&app, client, body).await;
+    let outcome = try_register(&app, client, &headers, body).await;
     app.metrics.records.get_or_create(&outcome_label(&outcome)).inc();
-    outcome.map(|()| Json(json!({ "listed": true })).into_response())
+    let hidden = outcome?.and_then(|listing| listing.hidden_for());
+    Ok(Json(match hidden {
+        Some(fault) => json!({ "listed": true, "hidden": fault.fault }),
+        None => json!({ "listed": true }),
+    })
+    .into_response())
 }
 
-async fn try_register(app: &AppState, client: IpAddr, body: Body) -> Result<(), Rejection> {
+async fn try_register(
+    app: &AppState,
+    client: IpAddr,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Option<Arc<Listing>>, Rejection> {
     let record: SignedRecord = decode(app, client, body).await?;
     app.owner.check_record(record.clone()).await?;
     let is_listed = app.published.load().is_listed(&record.node);
@@ -176,8 +198,30 @@ async fn try_register(app: &AppState, client: IpAddr, body: Body) -> Result<(), 
     };
     app.metrics.dials.get_or_create(&DialLabel { outcome }).inc();
     let proved = proof?;
-    tracing::debug!(node = record.node.short(), "a node proved its key");
-    Ok(app.owner.admit(record, proved).await?)
+    let node = record.node;
+    tracing::debug!(node = node.short(), "a node proved its key");
+    app.owner.admit(record.clone(), proved).await?;
+    let listing = app.owner.listing(node).await;
+    let is_in_question = listing.as_ref().is_some_and(|listing| listing.door.may_be_overruled());
+    if is_in_question && members_overrule(app, &record, headers) {
+        app.owner.overrule(node).await?;
+        return Ok(app.owner.listing(node).await);
+    }
+    Ok(listing)
+}
+
+/// Whether members state that they reach the node's door. Called only if the registry does not.
+fn members_overrule(app: &AppState, record: &NodeRecord, headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(reachability::HEADER).and_then(|value| value.to_str().ok()) else { return false };
+    let (published, now) = (app.published.load(), clock().secs());
+    let mut votes = Vec::new();
+    for statement in reachability::from_header(value) {
+        let vote = statements::vote(statement, record, published.listings(), now);
+        let outcome = vote.map_or_else(StatementFault::as_str, |_| "accepted");
+        app.metrics.statements.get_or_create(&OutcomeLabel { outcome }).inc();
+        votes.extend(vote);
+    }
+    statements::overrule(&votes)
 }
 
 async fn leave(
@@ -221,8 +265,8 @@ async fn decode<T: Signable>(app: &AppState, client: IpAddr, body: Body) -> Resu
     Ok(Signed::decode(bytes)?)
 }
 
-fn outcome_label(outcome: &Result<(), Rejection>) -> OutcomeLabel {
-    OutcomeLabel { outcome: outcome.as_ref().map_or_else(Rejection::code, |()| "accepted") }
+fn outcome_label<T>(outcome: &Result<T, Rejection>) -> OutcomeLabel {
+    OutcomeLabel { outcome: outcome.as_ref().map_or_else(Rejection::code, |_| "accepted") }
 }
 
 /// The part of the directory for the client's network.
@@ -307,6 +351,11 @@ async fn health(State(app): State<Arc<AppState>>) -> impl IntoResponse {
         "uptime": app.started.elapsed().as_secs(),
         "nodes": app.published.load().public_count(),
     }))
+}
+
+/// The nodes to which clients cannot connect, with their URLs, for the operator.
+async fn hidden(State(app): State<Arc<AppState>>) -> String {
+    status::hidden_nodes(&app.published.load())
 }
 
 async fn metrics(State(app): State<Arc<AppState>>) -> impl IntoResponse {

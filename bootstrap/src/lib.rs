@@ -9,6 +9,7 @@ mod config;
 mod dial;
 mod dial_limiter;
 mod directory;
+mod door;
 mod http;
 mod join_page;
 pub mod keys;

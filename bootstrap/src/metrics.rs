@@ -1,13 +1,13 @@
 //! The registry's metrics. Labels are reasons from fixed lists, never keys, addresses or URLs.
 
-use chappe_common::lost_lines;
+use chappe_common::{lost_lines, reachability::Outcome};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-use crate::rules;
+use crate::rules::{self, DoorTry};
 
 /// Why a connection was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -63,6 +63,14 @@ pub(crate) struct Metrics {
     pub(crate) list_requests: Family<OutcomeLabel, Counter>,
     /// Probes of listed nodes, by outcome.
     pub(crate) probes: Family<DialLabel, Counter>,
+    /// Tries of listed nodes' doors, by outcome.
+    pub(crate) doors: Family<OutcomeLabel, Counter>,
+    /// Listed nodes that are not public because clients cannot connect.
+    pub(crate) hidden: Gauge,
+    /// 1 while so many doors fail that the registry blames its own network, otherwise 0.
+    pub(crate) own_network_doubted: Gauge,
+    /// Members' statements that were read, by outcome.
+    pub(crate) statements: Family<OutcomeLabel, Counter>,
     /// Public nodes in the directory.
     pub(crate) listed: Gauge,
     /// Listed reserve nodes.
@@ -96,11 +104,23 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    /// Counts a try of a door.
+    pub(crate) fn door_tried(&self, tried: DoorTry) {
+        let outcome = match tried {
+            DoorTry::Works => Outcome::Works,
+            DoorTry::Fails(fault) => fault.fault.outcome,
+            DoorTry::NotTried => Outcome::NotTried,
+        };
+        self.doors.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc();
+    }
+
     /// Updates the gauges of nodes.
     pub(crate) fn observe(&self, registry: &rules::RegistryState) {
         let set = |gauge: &Gauge, count: usize| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         set(&self.listed, registry.public_nodes().count());
         set(&self.reserve, registry.listings().filter(|listing| listing.record.is_reserve()).count());
+        set(&self.hidden, registry.listings().filter(|listing| listing.hidden_for().is_some()).count());
+        self.own_network_doubted.set(i64::from(registry.doubts_own_network()));
         set(&self.unresponsive, registry.listings().filter(|listing| registry.is_unresponsive(listing)).count());
     }
 
@@ -113,6 +133,14 @@ impl Metrics {
         registry.register("removals", "Removals that were sent, by outcome", self.removals.clone());
         registry.register("list_requests", "Requests for all public nodes, by outcome", self.list_requests.clone());
         registry.register("probes", "Probes of listed nodes, by outcome", self.probes.clone());
+        registry.register("doors", "Doors of listed nodes that were tried, by outcome", self.doors.clone());
+        registry.register("hidden_nodes", "Listed nodes to which clients cannot connect", self.hidden.clone());
+        registry.register(
+            "own_network_doubted",
+            "1 while so many doors fail that the registry blames its own network",
+            self.own_network_doubted.clone(),
+        );
+        registry.register("statements", "Statements of members that were read, by outcome", self.statements.clone());
         registry.register("reserve_nodes", "Listed nodes that are in reserve", self.reserve.clone());
         registry.register("unresponsive_nodes", "Listed nodes that don't answer", self.unresponsive.clone());
         registry.register("listed_nodes", "Nodes in the directory", self.listed.clone());

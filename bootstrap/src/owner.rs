@@ -96,6 +96,8 @@ pub(crate) struct Owner {
     operators_asked: BTreeMap<PublicKey, u64>,
     /// Why the store failed when it was last used. The log has reported it.
     store_failure: StoreFailure,
+    /// The registry blames its own network for doors that fail. The log has reported it.
+    doubts_own_network: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -132,6 +134,7 @@ impl Owner {
             newest: 0,
             operators_asked: BTreeMap::new(),
             store_failure: Arc::default(),
+            doubts_own_network: false,
             metrics,
         };
         // Sign with this process's key and delegation, which may be new.
@@ -194,11 +197,20 @@ impl Owner {
                 let _ = reply.send(self.registry.due_probes(now));
                 return;
             }
+            Request::Listing(node, reply) => {
+                let _ = reply.send(self.registry.listing(&node).cloned());
+                return;
+            }
             Request::ProbeResults(probed, reply) => {
                 let decide = |registry: &RegistryState| {
-                    let change = |one: &ProbeResult| registry.record_probe(one.node, one.answered, one.jitter, now);
+                    let change =
+                        |one: &ProbeResult| registry.record_probe(one.node, one.answered, one.door, one.jitter, now);
                     Ok(probed.iter().filter_map(change).collect())
                 };
+                reply.send(self.change(now, false, decide).await)
+            }
+            Request::Overrule(node, reply) => {
+                let decide = |registry: &RegistryState| Ok(registry.overrule(node, now).into_iter().collect());
                 reply.send(self.change(now, false, decide).await)
             }
         };
@@ -268,9 +280,25 @@ impl Owner {
                 tracing::error!(error = &error as &dyn std::error::Error, "cannot renew the directory; retrying");
             }
         }
+        self.note_doubt();
         let refreshed = self.published.load().refreshed(self.listings(), now);
         self.published.store(Arc::new(refreshed));
         self.metrics.observe(&self.registry);
+    }
+
+    /// Logs when the registry begins to blame its own network, and when it stops.
+    fn note_doubt(&mut self) {
+        let doubts = self.registry.doubts_own_network();
+        if doubts != std::mem::replace(&mut self.doubts_own_network, doubts) {
+            if doubts {
+                tracing::warn!(
+                    "the client URLs of many nodes fail at once, so this registry's own network, resolver or clock is the \
+                     likely cause: no node leaves the directory for that"
+                );
+            } else {
+                tracing::info!("the client URLs of most nodes work again");
+            }
+        }
     }
 
     fn listings(&self) -> BTreeMap<NodeId, Arc<Listing>> {

@@ -2,8 +2,11 @@
 //!
 //! The due time is stored with the listing, so registries with a shared store share the work: the first one to probe a
 //! node defers the next probe for all.
+//!
+//! If the node proves its key to the registry, its door for clients is tried too. If it does not, it is down or cut off, and
+//! its door says nothing more.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use chappe_common::keys::NodeId;
 use futures_util::{StreamExt as _, stream};
@@ -14,9 +17,10 @@ use crate::{
     http::AppState,
     metrics::{DialLabel, DialOutcome},
     owner::ProbeResult,
+    rules::{DoorTry, Listing},
 };
 
-/// Interval at which due nodes are probed. The results of one round are stored in one commit.
+/// Interval at which due nodes are probed.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// Probes nodes until `stop`.
@@ -34,26 +38,33 @@ pub(crate) async fn run(app: Arc<AppState>, stop: CancellationToken) {
 
 async fn round(app: &AppState) {
     let max_concurrent = app.config.probing.max_concurrent;
-    // After an outage many nodes are due. A round probes only as many as run concurrently, so that their results are
-    // committed soon.
-    let due = app.owner.due_probes().await.into_iter().take(max_concurrent);
-    let probed: Vec<_> = stream::iter(due)
-        .map(|listing| async move {
-            let answered = app.dialer.probe(&listing).await;
-            let outcome = if answered { DialOutcome::Proved } else { DialOutcome::Unreachable };
-            app.metrics.probes.get_or_create(&DialLabel { outcome }).inc();
-            ProbeResult { node: listing.record.node, answered, jitter: jitter(listing.record.node) }
-        })
+    // Results that are there at the same time are stored in one commit. A node that answers slowly delays none of them.
+    let probed = stream::iter(app.owner.due_probes().await)
+        .map(|listing| async move { probe(app, &listing).await })
         .buffer_unordered(max_concurrent)
-        .collect()
-        .await;
-    if probed.is_empty() {
-        return;
+        .ready_chunks(max_concurrent);
+    let mut probed = pin!(probed);
+    while let Some(results) = probed.next().await {
+        if let Err(error) = app.owner.record_probes(results).await {
+            // The nodes stay due. The owner logs failures of the store.
+            tracing::debug!(error = &error as &dyn std::error::Error, "the results of probes are lost");
+        }
     }
-    if let Err(error) = app.owner.record_probes(probed).await {
-        // The nodes stay due. The owner logs failures of the store.
-        tracing::debug!(error = &error as &dyn std::error::Error, "the results of probes are lost");
-    }
+}
+
+async fn probe(app: &AppState, listing: &Listing) -> ProbeResult {
+    let node = listing.record.node;
+    let answered = app.dialer.probe(listing).await;
+    let outcome = if answered { DialOutcome::Proved } else { DialOutcome::Unreachable };
+    app.metrics.probes.get_or_create(&DialLabel { outcome }).inc();
+    let door = if answered && !listing.record.client_urls.is_empty() {
+        let door = app.doors.probe(listing).await;
+        app.metrics.door_tried(door);
+        door
+    } else {
+        DoorTry::NotTried
+    };
+    ProbeResult { node, answered, door, jitter: jitter(node) }
 }
 
 /// A random number from 0 to 1.

@@ -4,8 +4,10 @@
 //! them. Dialling happens outside: `admit` is called for a node that has proved its key.
 
 pub(crate) mod caps;
+mod doors;
 mod listing;
 mod probes;
+pub(crate) mod statements;
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +30,7 @@ use chappe_discovery::trust::Trust;
 
 pub(crate) use self::{
     caps::{Caps, counted_addrs, wide_network},
+    doors::{DoorHistory, DoorTry, Fault, doubts_own_network},
     listing::{Change, Listing, Millis, StoredLeave, StoredRemoval},
     probes::ProbeHistory,
 };
@@ -125,6 +128,8 @@ pub(crate) struct RuleConfig {
     pub(crate) probe_interval: Duration,
     /// After this number of consecutive failed probes a node is not public.
     pub(crate) failure_threshold: u8,
+    /// After its door has failed for this time a node is not public.
+    pub(crate) door_grace: Duration,
 }
 
 /// The registry's state.
@@ -148,14 +153,21 @@ impl RegistryState {
         self.nodes.values()
     }
 
-    /// The public nodes by key: all listed nodes except reserve nodes and unresponsive ones.
+    /// The listing of a node.
+    pub(crate) fn listing(&self, node: &NodeId) -> Option<&Arc<Listing>> {
+        self.nodes.get(node)
+    }
+
+    /// The public nodes by key: all listed nodes except reserve nodes, those that clients cannot reach, and unresponsive
+    /// ones.
     ///
     /// If most nodes are unresponsive, the registry itself is probably cut off, so unresponsive nodes are included.
     pub(crate) fn public_nodes(&self) -> impl Iterator<Item = &Arc<Listing>> {
         let silent = self.nodes.values().filter(|listing| self.is_unresponsive(listing)).count();
         let believed = silent * 2 <= self.nodes.len();
-        let is_hidden =
-            move |listing: &Arc<Listing>| listing.record.is_reserve() || (believed && self.is_unresponsive(listing));
+        let is_hidden = move |listing: &Arc<Listing>| {
+            listing.record.is_reserve() || listing.hidden_for().is_some() || (believed && self.is_unresponsive(listing))
+        };
         self.nodes.values().filter(move |listing| !is_hidden(listing))
     }
 
@@ -239,8 +251,8 @@ impl RegistryState {
                 Listing { record, last_seen: now, proved, probes, ..(**listing).clone() }
             }
             None => {
-                let (load, asked) = Default::default();
-                Listing { record, registered_at: now, last_seen: now, proved, probes, load, asked }
+                let (load, asked, door) = Default::default();
+                Listing { record, registered_at: now, last_seen: now, proved, probes, load, asked, door }
             }
         };
         Ok(vec![Change::List(Box::new(listing))])
@@ -348,14 +360,38 @@ impl RegistryState {
         due
     }
 
-    /// Records the result of a node's probe. `jitter` from 0 to 1 spreads the next probes.
-    pub(crate) fn record_probe(&self, node: NodeId, answered: bool, jitter: f64, now: Millis) -> Option<Change> {
+    /// Shows a node whose door the registry cannot reach, because members do.
+    pub(crate) fn overrule(&self, node: NodeId, now: Millis) -> Option<Change> {
+        // It may have left, or its door may work again.
+        let listing = self.nodes.get(&node).filter(|listing| listing.door.may_be_overruled())?;
+        let door = listing.door.overruled(now, self.config.door_grace);
+        Some(Change::List(Box::new(Listing { door, ..(**listing).clone() })))
+    }
+
+    /// Whether the registry blames its own network for the doors that fail.
+    pub(crate) fn doubts_own_network(&self) -> bool {
+        doubts_own_network(self.nodes.values())
+    }
+
+    /// Records the result of a node's probe, and of trying its door. `jitter` from 0 to 1 spreads the next probes.
+    pub(crate) fn record_probe(
+        &self,
+        node: NodeId,
+        answered: bool,
+        tried: DoorTry,
+        jitter: f64,
+        now: Millis,
+    ) -> Option<Change> {
         // The node may have left in the meantime. If it is not due any more, it has registered again, or another
         // registry on the same store has probed it. One lost packet must count once, however many registries see it.
         let listing = self.nodes.get(&node).filter(|listing| listing.probes.due() <= now)?;
-        let probes = listing.probes.with_result(answered, now, self.config.probe_interval, jitter);
+        let door = listing.door.with_result(tried, now, self.config.door_grace, self.doubts_own_network());
+        let mut probes = listing.probes.with_result(answered, now, self.config.probe_interval, jitter);
+        if door.is_in_question() {
+            probes = probes.sooner(now, self.config.probe_interval, jitter);
+        }
         let last_seen = if answered { now } else { listing.last_seen };
-        Some(Change::List(Box::new(Listing { probes, last_seen, ..(**listing).clone() })))
+        Some(Change::List(Box::new(Listing { probes, door, last_seen, ..(**listing).clone() })))
     }
 
     /// The changes for everything that expires at `now`.

@@ -10,8 +10,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use chappe_common::{directory::Delegation, keys::SecretKey, signed::Signed, task_failure::TaskFailure};
-use chappe_discovery::trust::Trust;
+use chappe_discovery::{tls, trust::Trust};
 use futures_util::FutureExt as _;
+use rustls::ClientConfig;
 use tokio::{
     net::TcpListener,
     task::JoinSet,
@@ -24,6 +25,7 @@ use crate::{
     config::{BootstrapConfig, ConfigError},
     dial::Dialer,
     directory::OnlineKey,
+    door::DoorProber,
     http::{AppState, admin_router, health_router, router},
     keys::{KeyFileError, load_delegations, load_secret_key, load_statements},
     limits::SourceLimiter,
@@ -109,6 +111,14 @@ impl Bootstrap {
     /// # Errors
     /// A file, key or address is not usable.
     pub async fn spawn(config: BootstrapConfig) -> Result<Self, StartError> {
+        Self::spawn_trusting(config, tls::config()).await
+    }
+
+    /// The same, for nodes whose certificates `tls` trusts. Others than those of public authorities are for tests.
+    ///
+    /// # Errors
+    /// A file, key or address is not usable.
+    pub async fn spawn_trusting(config: BootstrapConfig, tls: Arc<ClientConfig>) -> Result<Self, StartError> {
         config.check()?;
         let federation = &config.federation;
         let trust = Trust::from(load_statements(&federation.revocations, federation.roots())?);
@@ -155,6 +165,7 @@ impl Bootstrap {
             beacon: Arc::default(),
             statements: Arc::clone(&statements),
             dialer,
+            doors: DoorProber::new(&config, tls),
             requests: SourceLimiter::new(limits.requests_per_minute, &limits.exempt),
             registrations: SourceLimiter::new(limits.registrations_per_minute, &limits.exempt),
             metrics: Arc::clone(&metrics),
@@ -271,6 +282,7 @@ fn rule_config(config: &BootstrapConfig, online: &OnlineKey) -> RuleConfig {
         caps: Caps::new(config.caps.clone(), &config.limits.exempt),
         probe_interval: config.probing.interval,
         failure_threshold: config.probing.failure_threshold,
+        door_grace: config.probing.door_grace,
     }
 }
 
@@ -285,6 +297,7 @@ async fn drop_inactive(app: Arc<AppState>, stop: CancellationToken) {
         app.requests.drop_inactive();
         app.registrations.drop_inactive();
         app.dialer.drop_inactive();
+        app.doors.drop_inactive();
     }
 }
 

@@ -1,17 +1,18 @@
 //! The status page for people: number of nodes, regions, ages, reachability and load.
 //!
-//! It shows only sums over all public nodes, never the load of a single node. Texts from records are untrusted: the
+//! It shows only sums over all public nodes, never the load or address of a single node. Of those that clients cannot reach
+//! it shows the ids and the reasons, so that their operators find them. Texts from records are untrusted: the
 //! templates escape them, and the page allows no scripts anyway.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, LazyLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use chappe_common::list_request::Load;
+use chappe_common::{list_request::Load, reachability::Outcome, time::UnixTime};
 use http::{
     HeaderName, HeaderValue,
     header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
@@ -21,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     published::Published,
-    rules::{Listing, Millis},
+    rules::{Fault, Listing, Millis, doubts_own_network},
 };
 
 pub(crate) const STYLE: &str = include_str!("status/style.css");
@@ -29,6 +30,8 @@ pub(crate) const STYLE: &str = include_str!("status/style.css");
 const MOST_ROWS: usize = 10;
 /// The load is only shown for this number of nodes, so that it does not reveal the load of single ones.
 const FEWEST_LOADS: usize = 3;
+/// The end of the year 9999.
+const LAST_SECOND: u64 = 253_402_300_799;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The page loads nothing and runs nothing. Its only style is its own.
@@ -71,6 +74,7 @@ pub(crate) fn render(published: &Published, now: Millis) -> Bytes {
     let answered = answered.checked_div(nodes.len());
     let head = published.head();
     let loads = loads(&nodes);
+    let hidden: Vec<_> = nodes.iter().filter_map(|listing| Some((listing, listing.hidden_for()?))).collect();
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -96,6 +100,12 @@ pub(crate) fn render(published: &Published, now: Millis) -> Bytes {
                         div { dt { "Probes answered" } dd { @match answered { Some(part) => { (part) " %" } None => "–" } } }
                         div { dt { "Directory signed" } dd { (ago(now.secs().saturating_since(head.issued_at))) } }
                     }
+                    @if doubts_own_network(published.listings().values()) {
+                        section { p {
+                            "The client URLs of many nodes fail at once, so this registry's own network is the likely cause. "
+                            "No node leaves the directory for that."
+                        } }
+                    }
                     @if nodes.is_empty() {
                         section { p { "No node is listed yet." } }
                     } @else {
@@ -109,6 +119,20 @@ pub(crate) fn render(published: &Published, now: Millis) -> Bytes {
                             (table("Version", &shortened(named(by_name(&nodes, |listing| &listing.record.version), "not said")), None))
                         }
                     }
+                    @if !hidden.is_empty() {
+                        section {
+                            h2 { "Not in the directory" }
+                            table {
+                                @for (listing, fault) in hidden.iter().take(MOST_ROWS) {
+                                    tr.bad {
+                                        th scope="row" { code { (listing.record.node.short()) } }
+                                        td { (reason(*fault, "its URL for clients")) }
+                                    }
+                                }
+                            }
+                            @if hidden.len() > MOST_ROWS { p.note { (hidden.len() - MOST_ROWS) " others" } }
+                        }
+                    }
                     footer {
                         p { "Registry " (env!("CARGO_PKG_VERSION")) ", federation " code { (published.federation()) } }
                     }
@@ -117,6 +141,51 @@ pub(crate) fn render(published: &Published, now: Millis) -> Bytes {
         }
     };
     page.into_string().into()
+}
+
+/// The nodes to which clients cannot connect, one a line, with their URLs. For the operator, not for the public page.
+pub(crate) fn hidden_nodes(published: &Published) -> String {
+    let mut text = String::new();
+    for (node, listing) in published.listings() {
+        if let Some(fault) = listing.hidden_for() {
+            let url = listing.record.client_urls.get(usize::from(fault.fault.place));
+            let reason = reason(fault, url.map_or("its URL for clients", String::as_str));
+            text.push_str(&format!("{node}: {reason}\n"));
+        }
+    }
+    text
+}
+
+/// Why clients cannot connect at `url`.
+fn reason(fault: Fault, url: &str) -> String {
+    match fault.fault.outcome {
+        Outcome::CertificateExpired => match fault.expired_at {
+            Some(at) => format!("the certificate of {url} has expired on {}", date(at)),
+            None => format!("the certificate of {url} has expired"),
+        },
+        Outcome::CertificateEarly => format!("the certificate of {url} is not valid yet"),
+        Outcome::CertificateName => format!("the certificate of {url} is for another name"),
+        Outcome::CertificateUntrusted => format!("the certificate of {url} is not trusted"),
+        Outcome::Tls => format!("the TLS handshake with {url} failed"),
+        Outcome::NoAnswer => format!("no answer from {url}"),
+        Outcome::Refused => format!("{url} refuses connections"),
+        Outcome::Reset => format!("{url} ends connections"),
+        Outcome::Unreachable => format!("there is no route to {url}"),
+        Outcome::NoName => format!("the name in {url} has no address"),
+        Outcome::WrongService => format!("another service answers at {url}"),
+        Outcome::WrongNode => format!("another node answers at {url}"),
+        Outcome::Unavailable => format!("{url} accepts nobody"),
+        Outcome::Works | Outcome::Elsewhere | Outcome::NotTried => format!("{url} could not be tried"),
+    }
+}
+
+/// The day of a time, in UTC.
+fn date(at: UnixTime) -> String {
+    // The format has four digits for the year.
+    let at = Duration::from_secs(at.as_secs().min(LAST_SECOND));
+    let mut text = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + at).to_string();
+    text.truncate("2026-11-30".len());
+    text
 }
 
 /// A semaphore tower with its arms.

@@ -3,18 +3,28 @@
 //! The statement names no address: a finding refers to a place in the node's record. It is one member's word. A member can
 //! lie, so nothing may be decided against a node by a single statement.
 
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     federation::FederationId,
     keys::{NodeId, PublicKey},
     record::{MAX_ADDRESSES, MAX_CLOCK_SKEW, NodeRecord},
-    signed::{Signable, Signed},
+    signed::{Signable, Signed, Unverified},
     time::UnixTime,
 };
 
 /// The most findings of a statement: four QUIC addresses, five steps for each of four client URLs, and STUN over UDP.
 pub const MAX_FINDINGS: usize = MAX_ADDRESSES + 5 * MAX_ADDRESSES + 1;
+
+/// The header field in which a node sends statements about itself to a registry, with its record.
+pub const HEADER: &str = "chappe-reachability";
+/// The most statements in it: those of two rounds, and more. They take 3.4 KB as text, which common proxies pass on.
+pub const MAX_SENT: usize = 8;
+/// How old a statement may be for a registry. Members are asked every 10 to 20 minutes, and a node registers every 10.
+pub const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -105,6 +115,28 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The name in JSON and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Works => "works",
+            Self::NoAnswer => "no_answer",
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::Unreachable => "unreachable",
+            Self::NoName => "no_name",
+            Self::Elsewhere => "elsewhere",
+            Self::CertificateExpired => "certificate_expired",
+            Self::CertificateEarly => "certificate_early",
+            Self::CertificateName => "certificate_name",
+            Self::CertificateUntrusted => "certificate_untrusted",
+            Self::Tls => "tls",
+            Self::WrongService => "wrong_service",
+            Self::WrongNode => "wrong_node",
+            Self::Unavailable => "unavailable",
+            Self::NotTried => "not_tried",
+        }
+    }
+
     /// Whether the observer reached the node.
     pub const fn works(self) -> bool {
         matches!(self, Self::Works)
@@ -114,6 +146,15 @@ impl Outcome {
     pub const fn was_tried(self) -> bool {
         !matches!(self, Self::Elsewhere | Self::NotTried)
     }
+}
+
+/// Why clients cannot connect to a node, for a registry that has tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorFault {
+    /// Index of the client URL in the node's record.
+    pub place: u8,
+    /// What the registry found there.
+    pub outcome: Outcome,
 }
 
 /// The result of one try.
@@ -206,6 +247,48 @@ impl Reachability {
             Ok(())
         }
     }
+
+    /// Checks a statement that the node of `record` sends to a registry. It may be about an earlier record of the same run:
+    /// records are renewed more often than members are asked.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    pub fn check_sent(&self, record: &NodeRecord, now: UnixTime) -> Result<(), ReachabilityError> {
+        if (self.federation, self.subject) != (record.federation, record.node) {
+            Err(ReachabilityError::Subject)
+        } else if self.epoch != record.epoch || self.seq > record.seq {
+            Err(ReachabilityError::Record)
+        } else if self.at > now + MAX_CLOCK_SKEW || now > self.at + MAX_AGE {
+            Err(ReachabilityError::Time)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the observer could connect as a client does, at one of the URLs. `None` if it has not tried.
+    pub fn reaches_door(&self) -> Option<bool> {
+        let steps = [Transport::Tcp, Transport::Tls, Transport::Client];
+        let mut found = self.findings.iter().filter(|found| steps.contains(&found.transport));
+        if found.clone().any(|found| found.transport == Transport::Client && found.outcome.works()) {
+            return Some(true);
+        }
+        found.any(|found| found.outcome.was_tried() && !found.outcome.works()).then_some(false)
+    }
+}
+
+/// The value of [`HEADER`] with these statements, of which at most [`MAX_SENT`] are taken.
+pub fn to_header<'a>(statements: impl IntoIterator<Item = &'a SignedReachability>) -> String {
+    let texts: Vec<_> =
+        statements.into_iter().take(MAX_SENT).map(|one| URL_SAFE_NO_PAD.encode(one.as_bytes())).collect();
+    texts.join(",")
+}
+
+/// The statements in a value of [`HEADER`], of which at most [`MAX_SENT`] are read. `None` for each that is not one.
+pub fn from_header(value: &str) -> impl Iterator<Item = Option<Unverified<Reachability>>> + '_ {
+    value
+        .split(',')
+        .take(MAX_SENT)
+        .map(|text| URL_SAFE_NO_PAD.decode(text.trim()).ok().and_then(|bytes| Unverified::decode(bytes).ok()))
 }
 
 #[cfg(test)]
@@ -279,5 +362,72 @@ mod tests {
         assert_eq!(check(&other, 1_800_000_000), Err(ReachabilityError::Subject));
         let older = Reachability { seq: 6, ..made };
         assert_eq!(check(&older, 1_800_000_000), Err(ReachabilityError::Record));
+    }
+
+    #[test]
+    fn a_registry_takes_statements_of_half_an_hour_about_the_same_run() {
+        let now = UnixTime::from_secs(1_800_000_000);
+        let record = NodeRecord {
+            federation: FederationId::of_roots(&[]),
+            node: key(2).node_id(),
+            epoch: 3,
+            seq: 7,
+            issued_at: now,
+            expires_at: now,
+            client_urls: Vec::new(),
+            quic_addrs: vec![([192, 0, 2, 1], 1).into()],
+            region: String::new(),
+            version: String::new(),
+            abilities: Abilities::default(),
+        };
+        let made = Reachability { epoch: 3, seq: 6, at: now, ..statement() };
+        let check = |made: &Reachability, secs| made.check_sent(&record, UnixTime::from_secs(secs));
+        assert_eq!(check(&made, 1_800_000_000 + 1800), Ok(()));
+        assert_eq!(check(&made, 1_800_000_000 + 1801), Err(ReachabilityError::Time));
+        assert_eq!(check(&made, 1_799_999_879), Err(ReachabilityError::Time));
+        for (epoch, seq) in [(2, 6), (4, 6), (3, 8)] {
+            let other = Reachability { epoch, seq, ..made.clone() };
+            assert_eq!(check(&other, 1_800_000_000), Err(ReachabilityError::Record));
+        }
+        let other = Reachability { subject: key(3).node_id(), ..made };
+        assert_eq!(check(&other, 1_800_000_000), Err(ReachabilityError::Subject));
+    }
+
+    #[test]
+    fn a_door_is_reached_if_one_url_works_to_the_last_step() {
+        use Outcome::{Elsewhere, NoAnswer, NotTried, Works};
+        use Transport::{Client, Quic, Tcp, Tls};
+        let reaches = |found: &[(Transport, u8, Outcome)]| {
+            let finding = |&(transport, place, outcome)| Finding { transport, place, outcome };
+            Reachability { findings: found.iter().map(finding).collect(), ..statement() }.reaches_door()
+        };
+        assert_eq!(reaches(&[(Tcp, 0, Works), (Tls, 0, Works), (Client, 0, Works)]), Some(true));
+        assert_eq!(reaches(&[(Tcp, 0, Works), (Tls, 0, NoAnswer)]), Some(false));
+        assert_eq!(reaches(&[(Tcp, 0, NoAnswer), (Tcp, 1, Works), (Client, 1, Works)]), Some(true));
+        for nothing in [&[(Quic, 0, NoAnswer)][..], &[(Tcp, 0, Elsewhere)], &[(Tcp, 0, Works), (Client, 0, NotTried)]] {
+            assert_eq!(reaches(nothing), None);
+        }
+    }
+
+    #[test]
+    fn statements_in_a_header_are_read_as_they_were_written_and_bounded() {
+        let signed = Signed::sign(statement(), &key(1)).expect("a statement");
+        let all = vec![signed.clone(); MAX_SENT + 1];
+        let text = to_header(&all);
+        assert!(text.len() < 4096, "{}", text.len());
+        let read: Vec<_> = from_header(&text).map(|one| one.is_some_and(|one| one.is(&signed))).collect();
+        assert_eq!(read, [true; MAX_SENT]);
+        assert_eq!(from_header(&format!("{text},{text}")).count(), MAX_SENT);
+        assert!(from_header("!,AA,").all(|one| one.is_none()));
+        let reads =
+            |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| from_header(text).all(|one| one.is_some()));
+        chappe_mutations::run(("statements in a header", reads), &[to_header(&all[..2])]);
+    }
+
+    #[test]
+    fn outcomes_are_named_alike_in_json_and_in_metrics() {
+        for outcome in [Outcome::Works, Outcome::NoName, Outcome::CertificateUntrusted, Outcome::NotTried] {
+            assert_eq!(serde_json::json!(outcome), outcome.as_str());
+        }
     }
 }

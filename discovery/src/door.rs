@@ -3,7 +3,7 @@
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use chappe_common::{keys::NodeId, reachability::Outcome};
+use chappe_common::{keys::NodeId, reachability::Outcome, time::UnixTime};
 use rustls::{
     CertificateError, ClientConfig,
     pki_types::{CertificateDer, ServerName},
@@ -49,6 +49,15 @@ pub struct DoorReport {
     pub client: Option<Outcome>,
     /// The certificate and its chain, if the TLS handshake succeeded.
     pub certificate: Vec<CertificateDer<'static>>,
+    /// When the certificate expired, if that is why the TLS handshake failed.
+    pub expired_at: Option<UnixTime>,
+}
+
+impl DoorReport {
+    /// The result of the last step that was tried.
+    pub fn outcome(&self) -> Outcome {
+        self.client.or(self.tls).unwrap_or(self.tcp)
+    }
 }
 
 /// Why there is no stream to a door.
@@ -57,7 +66,12 @@ pub enum StepFailed {
     /// TCP failed.
     Tcp(Outcome),
     /// TLS failed.
-    Tls(Outcome),
+    Tls {
+        /// Why.
+        outcome: Outcome,
+        /// When the certificate expired, if that is why.
+        expired_at: Option<UnixTime>,
+    },
 }
 
 impl Door {
@@ -90,11 +104,14 @@ impl Door {
 
     /// Tries all steps at `addr`, one of the addresses of the host.
     pub async fn check(&self, node: NodeId, addr: SocketAddr, tls: &Arc<ClientConfig>) -> DoorReport {
-        let mut report = DoorReport { tcp: Outcome::Works, tls: None, client: None, certificate: Vec::new() };
+        let mut report =
+            DoorReport { tcp: Outcome::Works, tls: None, client: None, certificate: Vec::new(), expired_at: None };
         let stream = match self.open(addr, tls).await {
             Ok(stream) => stream,
             Err(StepFailed::Tcp(outcome)) => return DoorReport { tcp: outcome, ..report },
-            Err(StepFailed::Tls(outcome)) => return DoorReport { tls: Some(outcome), ..report },
+            Err(StepFailed::Tls { outcome, expired_at }) => {
+                return DoorReport { tls: Some(outcome), expired_at, ..report };
+            }
         };
         if let MaybeTlsStream::Rustls(stream) = &stream {
             report.tls = Some(Outcome::Works);
@@ -140,11 +157,12 @@ impl Door {
             Some(Host::Ipv6(ip)) => Some(ServerName::from(std::net::IpAddr::from(ip))),
             None => None,
         };
-        let Some(name) = name else { return Err(StepFailed::Tls(Outcome::NotTried)) };
+        let failed = |outcome| StepFailed::Tls { outcome, expired_at: None };
+        let name = name.ok_or(failed(Outcome::NotTried))?;
         match timeout(STEP, TlsConnector::from(tls.clone()).connect(name, stream)).await {
             Ok(Ok(stream)) => Ok(MaybeTlsStream::Rustls(stream)),
-            Ok(Err(error)) => Err(StepFailed::Tls(of_tls(&error))),
-            Err(_) => Err(StepFailed::Tls(Outcome::NoAnswer)),
+            Ok(Err(error)) => Err(of_tls(&error)),
+            Err(_) => Err(failed(Outcome::NoAnswer)),
         }
     }
 
@@ -199,11 +217,16 @@ const fn of_dial(error: &DialError) -> Outcome {
     }
 }
 
-fn of_tls(error: &io::Error) -> Outcome {
+fn of_tls(error: &io::Error) -> StepFailed {
     let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
-    match inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+    let mut expired_at = None;
+    let outcome = match inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(error)) => match error {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Outcome::CertificateExpired,
+            CertificateError::Expired => Outcome::CertificateExpired,
+            CertificateError::ExpiredContext { not_after, .. } => {
+                expired_at = Some(UnixTime::from_secs(not_after.as_secs()));
+                Outcome::CertificateExpired
+            }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Outcome::CertificateEarly,
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 Outcome::CertificateName
@@ -212,7 +235,8 @@ fn of_tls(error: &io::Error) -> Outcome {
         },
         Some(_) => Outcome::Tls,
         None => of_reach(ReachError::of_io(error)),
-    }
+    };
+    StepFailed::Tls { outcome, expired_at }
 }
 
 #[cfg(test)]
@@ -271,6 +295,9 @@ mod tests {
     ) -> (Outcome, Option<Outcome>, Option<Outcome>) {
         let report = Door::parse(url).expect("a URL").check(node(), addr, tls).await;
         assert_eq!(report.certificate.is_empty(), report.tls != Some(Outcome::Works));
+        // The first second of 2021.
+        let expired_at = (report.tls == Some(Outcome::CertificateExpired)).then_some(1_609_459_200);
+        assert_eq!(report.expired_at.map(UnixTime::as_secs), expired_at);
         (report.tcp, report.tls, report.client)
     }
 

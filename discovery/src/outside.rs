@@ -33,6 +33,20 @@ pub struct OutsideReport {
     pub last_round: Round,
     /// What members have stated, the newest first.
     pub statements: Vec<Stated>,
+    /// The registries that do not show the node to clients. Earlier nodes name none.
+    #[serde(default)]
+    pub registries: Vec<HiddenBy>,
+}
+
+/// A registry that does not show the node to clients.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct HiddenBy {
+    /// Its base URL.
+    pub registry: String,
+    /// The client URL at which it did not reach the node.
+    pub target: Option<String>,
+    /// Why.
+    pub outcome: Outcome,
 }
 
 /// How a round ended.

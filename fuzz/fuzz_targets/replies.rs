@@ -10,5 +10,6 @@ chappe_fuzz::fuzz!(
     chappe_client::fuzzing::PROFILE,
     chappe_discovery::fuzzing::REPLY,
     chappe_discovery::fuzzing::ANSWER,
+    chappe_node::fuzzing::ACCEPTED,
     chappe_node::fuzzing::REFUSED,
 );

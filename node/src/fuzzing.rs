@@ -2,7 +2,10 @@
 
 pub use crate::{
     client_protocol::{plain::fuzzed::STRING, request::fuzzed::MESSAGE},
-    federation::{members_file::fuzzed::KNOWN, registration::fuzzed::REFUSED},
+    federation::{
+        members_file::fuzzed::KNOWN,
+        registration::fuzzed::{ACCEPTED, REFUSED},
+    },
     links::hello::fuzzed::HELLO,
     listener::{arrival::fuzzed::PROXIED_HEAD, proxy_header::fuzzed::PROXY_HEADER},
     membership::{

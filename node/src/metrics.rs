@@ -174,6 +174,8 @@ pub(crate) struct Levels {
     pub(crate) certificate: Option<Validity>,
     /// How many members reach this node, and how many do not, by transport.
     pub(crate) reach: ReachCounts,
+    /// Registries that do not show this node to clients.
+    pub(crate) hidden_by: usize,
     /// Bytes of the budget in use, and the budget. Both 0 without one.
     pub(crate) budget_used: u64,
     pub(crate) budget: u64,
@@ -193,6 +195,7 @@ struct Gauges {
     codes: Gauge,
     inboxes: Gauge,
     tasks: Gauge,
+    hidden_by: Gauge,
     clock_offset: Gauge,
     panics: Counter,
     budget_used: Gauge,
@@ -388,6 +391,10 @@ impl Gauges {
             codes: gauge("codes", "Pairing codes kept as a home"),
             inboxes: gauge("inboxes", "Inboxes attached"),
             tasks: gauge("tasks", "Tasks"),
+            hidden_by: gauge(
+                "hidden_by_registries",
+                "Registries that do not show this node, because clients cannot connect",
+            ),
             clock_offset: gauge("clock_offset_seconds", "Seconds by which other nodes' clocks are ahead"),
             panics,
             budget_used: gauge("budget_used_bytes", "Bytes of this month, as the provider counts them"),
@@ -408,6 +415,7 @@ impl Gauges {
             (&self.codes, levels.codes),
             (&self.inboxes, levels.inboxes),
             (&self.tasks, levels.tasks),
+            (&self.hidden_by, levels.hidden_by),
         ] {
             gauge.set(i64::try_from(level).unwrap_or(i64::MAX));
         }
@@ -567,6 +575,7 @@ mod tests {
             panics: 0,
             certificate: Some(Validity { starts_at: UnixTime::from_secs(1), expires_at: UnixTime::from_secs(2) }),
             reach: ReachCounts::default(),
+            hidden_by: 0,
             budget_used: 0,
             budget: 0,
             budget_level: 0,

@@ -1,10 +1,16 @@
 //! A registry and nodes on loopback, in this process, with everything real between them.
 
-use std::{net::Ipv4Addr, time::Duration, time::SystemTime};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use chappe_bootstrap::{Bootstrap, BootstrapConfig};
 use chappe_common::keys::PublicKey;
+use chappe_discovery::tls;
 use chappe_node::{Node, NodeConfig};
+use rustls::ClientConfig;
 use tempfile::TempDir;
 
 use crate::eventually;
@@ -35,6 +41,20 @@ impl Federation {
     /// # Panics
     /// Something does not start.
     pub async fn start(count: usize, change: impl Fn(&mut NodeConfig)) -> Self {
+        let mut federation = Self::start_registry(|_| {}, tls::config()).await;
+        for index in 0..count {
+            let node = federation.start_node(index, &change).await;
+            federation.nodes.push(node);
+        }
+        federation.settle().await;
+        federation
+    }
+
+    /// Starts a registry without nodes, with its configuration changed by `change`. It trusts certificates that `tls` trusts.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_registry(change: impl FnOnce(&mut BootstrapConfig), tls: Arc<ClientConfig>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let root = chappe_bootstrap::keys::create_federation(dir.path(), SystemTime::now().into()).expect("keys");
         let mut config = BootstrapConfig::default();
@@ -44,15 +64,19 @@ impl Federation {
         config.federation.delegation = dir.path().join(chappe_bootstrap::keys::DELEGATION_FILE);
         config.federation.online_key = dir.path().join(chappe_bootstrap::keys::ONLINE_KEY_FILE);
         config.limits.exempt = vec!["127.0.0.0/8".parse().expect("a network")];
-        let registry = Bootstrap::spawn(config).await.expect("a registry");
+        config.admin.listen = Some((Ipv4Addr::LOCALHOST, 0).into());
+        change(&mut config);
+        let registry = Bootstrap::spawn_trusting(config, tls).await.expect("a registry");
         let registry_url = format!("http://{}", registry.addr());
-        let mut federation = Self { nodes: Vec::new(), registry: Some(registry), registry_url, root, dir };
-        for index in 0..count {
-            let node = federation.start_node(index, &change).await;
-            federation.nodes.push(node);
-        }
-        federation.settle().await;
-        federation
+        Self { nodes: Vec::new(), registry: Some(registry), registry_url, root, dir }
+    }
+
+    /// The address of the registry's `/metrics` and `/hidden`.
+    ///
+    /// # Panics
+    /// The registry is stopped.
+    pub fn registry_admin(&self) -> SocketAddr {
+        self.registry.as_ref().and_then(Bootstrap::admin_addr).expect("a running registry")
     }
 
     /// Starts a node with the data folder of that number. It is the same node as before if that folder was used before.

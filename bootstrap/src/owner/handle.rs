@@ -12,7 +12,7 @@ use chappe_common::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::OwnerError;
-use crate::rules::Listing;
+use crate::rules::{DoorTry, Listing};
 
 pub(super) type Reply = oneshot::Sender<Result<(), OwnerError>>;
 
@@ -25,6 +25,8 @@ pub(super) enum Request {
     FullList(Signed<ListRequest>, Reply),
     DueProbes(oneshot::Sender<Vec<Arc<Listing>>>),
     ProbeResults(Vec<ProbeResult>, Reply),
+    Overrule(NodeId, Reply),
+    Listing(NodeId, oneshot::Sender<Option<Arc<Listing>>>),
 }
 
 /// The result of a probe.
@@ -33,6 +35,8 @@ pub(crate) struct ProbeResult {
     pub(crate) node: NodeId,
     /// Whether the node proved its key.
     pub(crate) answered: bool,
+    /// Whether a client could connect.
+    pub(crate) door: DoorTry,
     /// A random number from 0 to 1, drawn by the prober, that spreads the next probes.
     pub(crate) jitter: f64,
 }
@@ -82,6 +86,19 @@ impl OwnerHandle {
     /// Records the results of probes.
     pub(crate) async fn record_probes(&self, probed: Vec<ProbeResult>) -> Result<(), OwnerError> {
         self.send_request(|reply| Request::ProbeResults(probed, reply)).await
+    }
+
+    /// Shows a node whose door members reach.
+    pub(crate) async fn overrule(&self, node: NodeId) -> Result<(), OwnerError> {
+        self.send_request(|reply| Request::Overrule(node, reply)).await
+    }
+
+    /// The listing of a node with its newest probe, which is not published yet. `None` if it is not listed, or if the
+    /// registry is shutting down.
+    pub(crate) async fn listing(&self, node: NodeId) -> Option<Arc<Listing>> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Listing(node, reply)).await.ok()?;
+        answer.await.ok().flatten()
     }
 
     async fn send_request(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), OwnerError> {

@@ -62,6 +62,7 @@ async fn owner(dir: &std::path::Path, now: Millis) -> Owner {
         caps: Caps::new(CapsSection::default(), &[]),
         probe_interval: Duration::from_secs(300),
         failure_threshold: 3,
+        door_grace: Duration::from_secs(900),
     };
     let signing = SigningConfig { online: online(now), lifetime: Duration::from_secs(3600) };
     let store = Box::new(Embedded::open(dir).expect("a store"));

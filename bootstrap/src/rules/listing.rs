@@ -11,7 +11,7 @@ use chappe_common::{
     time::UnixTime,
 };
 
-use super::probes::ProbeHistory;
+use super::{doors::DoorHistory, probes::ProbeHistory};
 
 /// Milliseconds since 1970, as used in `/servers` and for the directory's `seq`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,8 @@ pub(crate) struct Listing {
     pub(crate) load: Load,
     /// The `seq` of its last list request; 0 before the first one.
     pub(crate) asked: u64,
+    /// The results of trying where clients connect.
+    pub(crate) door: DoorHistory,
 }
 
 /// A stored leave. It keeps the records that it revoked from being listed again.

@@ -34,13 +34,18 @@ impl ProbeHistory {
     /// Adds a result. `jitter` from 0 to 1 spreads the probes of nodes that registered together.
     #[must_use]
     pub(crate) fn with_result(self, answered: bool, now: Millis, every: Duration, jitter: f64) -> Self {
-        let pause = if answered { every } else { every / FAILURE_SPEEDUP }.mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
         Self {
             results: self.results << 1 | u32::from(answered),
             known: self.known.saturating_add(1).min(HISTORY),
             failures: if answered { 0 } else { self.failures.saturating_add(1) },
-            due: now.0 + pause.as_millis() as u64,
+            due: due(now, if answered { every } else { every / FAILURE_SPEEDUP }, jitter),
         }
+    }
+
+    /// The same, with the next probe as soon as after a failure.
+    #[must_use]
+    pub(crate) fn sooner(self, now: Millis, every: Duration, jitter: f64) -> Self {
+        Self { due: due(now, every / FAILURE_SPEEDUP, jitter), ..self }
     }
 
     /// Number of failed probes since the last answer.
@@ -58,6 +63,10 @@ impl ProbeHistory {
         let mask = u32::MAX >> (u32::from(HISTORY) - known);
         (self.results & mask).count_ones() * 100 / known
     }
+}
+
+fn due(now: Millis, pause: Duration, jitter: f64) -> u64 {
+    now.0 + pause.mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0).as_millis() as u64
 }
 
 #[cfg(test)]

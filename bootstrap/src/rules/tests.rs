@@ -68,6 +68,7 @@ fn bounds() -> RuleConfig {
         caps: Caps::new(CapsSection { ipv4_24: 2, ..CapsSection::default() }, &[]),
         probe_interval: Duration::from_secs(300),
         failure_threshold: 3,
+        door_grace: Duration::from_secs(900),
     }
 }
 
@@ -88,7 +89,8 @@ fn admit(registry: &mut RegistryState, record: SignedRecord, now: Millis) {
 fn probe(registry: &mut RegistryState, seed: u8, answered: bool, now: Millis) {
     let node = key(seed).node_id();
     let due = registry.nodes.get(&node).expect("a listed node").probes.due();
-    let change = registry.record_probe(node, answered, 0.5, now.max(due)).expect("a node that is due");
+    let change =
+        registry.record_probe(node, answered, DoorTry::NotTried, 0.5, now.max(due)).expect("a node that is due");
     registry.apply(change);
 }
 
@@ -396,7 +398,9 @@ fn a_node_that_vanished_is_probed_no_more_after_a_week_even_if_the_registry_rest
             apply(&mut registry, changes);
             for listing in registry.due_probes(now) {
                 days[usize::try_from(second / (24 * 3600)).expect("a day")] += 1;
-                let change = registry.record_probe(listing.record.node, false, 0.5, now).expect("a node that is due");
+                let change = registry
+                    .record_probe(listing.record.node, false, DoorTry::NotTried, 0.5, now)
+                    .expect("a node that is due");
                 registry.apply(change);
             }
         }
@@ -411,7 +415,7 @@ fn one_finding_of_several_registries_counts_once() {
     let mut registry = registry(&[record(&key(1), 1, 1), record(&key(2), 1, 1)]);
     let due = Millis(millis().0 + 300_000);
     probe(&mut registry, 1, false, due);
-    assert_eq!(registry.record_probe(key(1).node_id(), false, 0.5, Millis(due.0 + 1000)), None);
+    assert_eq!(registry.record_probe(key(1).node_id(), false, DoorTry::NotTried, 0.5, Millis(due.0 + 1000)), None);
     let failures = registry.listings().map(|listing| listing.probes.failures()).max();
     assert_eq!(failures, Some(1));
 }

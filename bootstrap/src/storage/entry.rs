@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chappe_common::{keys::NodeId, list_request::Load, signed::Signed, time::UnixTime};
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Change, Listing, Millis, ProbeHistory, StoredLeave, StoredRemoval};
+use crate::rules::{Change, DoorHistory, Listing, Millis, ProbeHistory, StoredLeave, StoredRemoval};
 
 /// The kind of an entry. The numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl StoreEntry {
 }
 
 fn encode_listing(listing: &Listing) -> Vec<u8> {
-    let Listing { record, registered_at, last_seen, proved, probes, load, asked } = listing;
+    let Listing { record, registered_at, last_seen, proved, probes, load, asked, door } = listing;
     let stored = StoredListing {
         record: record.as_bytes().clone(),
         registered_at: registered_at.0,
@@ -104,12 +104,15 @@ fn encode_listing(listing: &Listing) -> Vec<u8> {
         load: *load,
         asked: *asked,
     };
-    postcard::to_allocvec(&stored).expect("bytes and numbers always encode")
+    // Earlier versions ignore what follows a listing.
+    postcard::to_allocvec(&(stored, door)).expect("bytes and numbers always encode")
 }
 
 fn decode_listing(bytes: &[u8]) -> Option<Listing> {
-    let StoredListing { record, registered_at, last_seen, proved, probes, load, asked } =
-        postcard::from_bytes(bytes).ok()?;
+    let (stored, rest) = postcard::take_from_bytes(bytes).ok()?;
+    let StoredListing { record, registered_at, last_seen, proved, probes, load, asked } = stored;
+    // Earlier versions have stored none.
+    let door = if rest.is_empty() { DoorHistory::default() } else { postcard::from_bytes(rest).ok()? };
     Some(Listing {
         record: Signed::decode(record).ok()?,
         registered_at: Millis(registered_at),
@@ -118,6 +121,7 @@ fn decode_listing(bytes: &[u8]) -> Option<Listing> {
         probes,
         load,
         asked,
+        door,
     })
 }
 

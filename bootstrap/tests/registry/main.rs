@@ -1,5 +1,6 @@
 //! A registry over HTTP, with real nodes that answer dial-backs or do not.
 
+mod doors;
 mod fixture;
 mod http;
 mod pools;

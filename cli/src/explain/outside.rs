@@ -72,6 +72,17 @@ pub(crate) const fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
+/// Explains why a registry does not show a node to clients.
+pub(crate) const fn hidden(outcome: Outcome) -> Explanation {
+    match outcome {
+        Outcome::NoAnswer | Outcome::Refused | Outcome::Reset | Outcome::Unreachable => explain(
+            "the registry has tried for a quarter of an hour, and its connections to this port are dropped or refused",
+            "see below whether members reach it: if not, open the port; if three of them do, the registry shows the node again",
+        ),
+        outcome => unreached(Transport::Client, outcome),
+    }
+}
+
 /// Explains why members do not reach a transport of a node, and what its operator can do.
 pub(crate) const fn unreached(transport: Transport, outcome: Outcome) -> Explanation {
     match (outcome, transport) {

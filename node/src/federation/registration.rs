@@ -1,9 +1,16 @@
 //! Registers this node with the registries, and withdraws the registration at the end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use chappe_common::{record::NodeLeave, signed::Signed};
+use chappe_common::{
+    reachability::{self, DoorFault},
+    record::{NodeLeave, NodeRecord},
+    signed::Signed,
+};
 use chappe_discovery::tls;
 use futures_util::future::join_all;
 use rand::RngExt as _;
@@ -28,6 +35,13 @@ const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
 struct Refused {
     error: String,
     message: String,
+}
+
+/// What a registry says about a record that it has accepted.
+#[derive(Default, serde::Deserialize)]
+struct Accepted {
+    /// Why it lists the node, but shows it to nobody. Earlier registries send none.
+    hidden: Option<DoorFault>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,20 +94,30 @@ impl Registries {
             if *stopped {
                 return;
             }
-            let record = core.members.own_record.load().as_bytes().clone();
-            let response = self.http.post(url).body(record).send().await;
+            let record = core.members.own_record.load_full();
+            let mut request = self.http.post(url).body(record.as_bytes().clone());
+            let stated = core.reachability.current(Instant::now(), record.epoch);
+            if !stated.is_empty() {
+                // Beside the record, so that earlier registries ignore it.
+                let value = reachability::to_header(stated.iter().map(|stated| &stated.statement));
+                request = request.header(reachability::HEADER, value);
+            }
+            let response = request.send().await;
             drop(stopped);
             let registered = match response {
-                Ok(response) if response.status().is_success() => {
+                Ok(mut response) if response.status().is_success() => {
                     if !listed {
                         tracing::info!("listed by the registry");
                     }
+                    let accepted = first_chunk(&mut response).await;
+                    // A registry of a later version may have other reasons.
+                    let Accepted { hidden } = serde_json::from_slice(&accepted).unwrap_or_default();
+                    note_hidden(core, url, &record, hidden);
                     true
                 }
                 Ok(mut response) => {
                     let status = response.status().as_u16();
-                    // The first chunk contains the whole of an honest response. No more is read.
-                    let chunk = response.chunk().await.ok().flatten().unwrap_or_default();
+                    let chunk = first_chunk(&mut response).await;
                     let Refused { error, message } = serde_json::from_slice(&chunk).unwrap_or_default();
                     tracing::warn!(status, ?error, reason = ?message, "the registry refused this node's record");
                     false
@@ -140,6 +164,31 @@ impl Registries {
     }
 }
 
+/// The first chunk contains the whole of an honest response. No more is read.
+async fn first_chunk(response: &mut reqwest::Response) -> bytes::Bytes {
+    response.chunk().await.ok().flatten().unwrap_or_default()
+}
+
+/// Stores why a registry shows this node to nobody. Logs only changes.
+fn note_hidden(core: &Core, url: &str, record: &NodeRecord, hidden: Option<DoorFault>) {
+    let registry = url.strip_suffix("/v1/nodes").unwrap_or(url);
+    if !core.reachability.set_hidden(registry, hidden) {
+        return;
+    }
+    match hidden {
+        Some(DoorFault { place, outcome }) => {
+            let target = record.client_urls.get(usize::from(place)).map_or("", String::as_str);
+            tracing::warn!(
+                registry,
+                target,
+                outcome = outcome.as_str(),
+                "clients cannot connect to this node, so the registry does not show it to them: run chappe node doctor"
+            );
+        }
+        None => tracing::info!(registry, "the registry shows this node to clients again"),
+    }
+}
+
 /// Signs a new record before the last one expires, for registries and members.
 pub(crate) async fn renew_records(core: Arc<Core>) {
     loop {
@@ -164,6 +213,9 @@ pub(crate) mod fuzzed {
     /// A registry's error response.
     pub const REFUSED: (&str, fn(&[u8]) -> bool) =
         ("refusal of a registry", |text| serde_json::from_slice::<super::Refused>(text).is_ok());
+    /// A registry's response to a record that it has accepted.
+    pub const ACCEPTED: (&str, fn(&[u8]) -> bool) =
+        ("acceptance by a registry", |text| serde_json::from_slice::<super::Accepted>(text).is_ok());
 }
 
 #[cfg(test)]
@@ -171,7 +223,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mutated_error_responses_of_registries_do_not_panic() {
+    fn mutated_responses_of_registries_do_not_panic() {
+        let accepted = [
+            r#"{"listed":true}"#,
+            r#"{"hidden":{"outcome":"certificate_expired","place":0},"listed":true,"n":[1,{}]}"#,
+        ];
+        chappe_mutations::run(fuzzed::ACCEPTED, &accepted);
         chappe_mutations::run(fuzzed::REFUSED, &[r#"{"error":"bad_record","message":"Zo\u00eb \"x\"","n":[1,{}]}"#]);
     }
 }

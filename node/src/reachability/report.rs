@@ -1,10 +1,10 @@
-//! What members have stated about this node, as JSON for its operator.
+//! What members have stated about this node, and which registries do not reach it, as JSON for its operator.
 
 use std::{sync::Arc, time::Instant};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{
-    reachability::{Finding, Transport},
+    reachability::{DoorFault, Finding, Transport},
     record::NodeRecord,
 };
 use serde_json::{Value, json};
@@ -22,7 +22,16 @@ pub(crate) fn of(core: &Arc<Core>, now: Instant) -> Value {
         .iter()
         .map(|stated| statement(core, &record, stated, now))
         .collect();
+    let registries: Vec<_> = core
+        .reachability
+        .hidden_by()
+        .into_iter()
+        .map(|(registry, DoorFault { place, outcome })| {
+            json!({ "registry": registry, "target": record.client_urls.get(usize::from(place)), "outcome": outcome })
+        })
+        .collect();
     json!({
+        "registries": registries,
         "quicAddrs": record.quic_addrs,
         "clientUrls": record.client_urls,
         "turnAddrs": core.media_relay.as_ref().map(|relay| relay.addrs().to_vec()).unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! What members have stated about this node, and when they are asked again. Pure, except for the locks.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     num::NonZeroU32,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -9,7 +9,7 @@ use std::{
 
 use chappe_common::{
     keys::NodeId,
-    reachability::{Family, Reachability, SignedReachability, Transport},
+    reachability::{DoorFault, Family, Reachability, SignedReachability, Transport},
 };
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::Mutex as AsyncMutex;
@@ -59,6 +59,8 @@ pub(crate) struct RoundReport {
 pub(crate) struct Rounds {
     statements: Mutex<Statements>,
     last: Mutex<RoundReport>,
+    /// The registries that do not list this node because they cannot reach its door, by base URL.
+    hidden_by: Mutex<BTreeMap<String, DoorFault>>,
     /// Held during a round.
     running: AsyncMutex<()>,
     by_operator: DefaultDirectRateLimiter,
@@ -69,6 +71,7 @@ impl Default for Rounds {
         Self {
             statements: Mutex::default(),
             last: Mutex::default(),
+            hidden_by: Mutex::default(),
             running: AsyncMutex::default(),
             by_operator: RateLimiter::direct(BY_OPERATOR),
         }
@@ -150,6 +153,21 @@ impl Rounds {
     /// Returns how the last round ended.
     pub(crate) fn last(&self) -> RoundReport {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stores why a registry does not list this node, or that it does. Returns whether that is new.
+    pub(crate) fn set_hidden(&self, registry: &str, fault: Option<DoorFault>) -> bool {
+        let mut hidden_by = self.hidden_by.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match fault {
+            Some(fault) => hidden_by.insert(registry.to_owned(), fault),
+            None => hidden_by.remove(registry),
+        };
+        before != fault
+    }
+
+    /// Returns the registries that do not list this node, and why. The configuration bounds them.
+    pub(crate) fn hidden_by(&self) -> BTreeMap<String, DoorFault> {
+        self.hidden_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn statements(&self) -> MutexGuard<'_, Statements> {

@@ -1,5 +1,5 @@
 //! The part of `chappe node doctor` that only others can try: the running node has members try it, and this reports who
-//! reached it over which transport, what that means, and what to do.
+//! reached it over which transport, what that means, and what to do. It also reports registries that do not show the node.
 
 mod opening;
 
@@ -17,7 +17,7 @@ use chappe_common::{
 use chappe_discovery::{
     net::Net,
     operator::OperatorError,
-    outside::{OutsideReport, Stated, try_now},
+    outside::{HiddenBy, OutsideReport, Stated, try_now},
 };
 use chappe_node::NodeConfig;
 use serde::Serialize;
@@ -108,19 +108,19 @@ pub(super) async fn problems(config: &NodeConfig, output: Output) -> Result<Opti
             return Ok(None);
         }
     };
+    let mut problems: Vec<_> = report.registries.iter().map(|hidden| print_hidden(hidden, output)).collect();
     if report.statements.is_empty() {
         let error = match report.last_round.errors.first() {
             Some(first) => format!("no member has tried this node; {first}"),
             None => "no member could be asked".to_owned(),
         };
         RemarkLine::print(error, explain::no_observers(report.last_round.asked), output);
-        return Ok(None);
+        return Ok(Some(problems).filter(|problems| !problems.is_empty()));
     }
     for stated in &report.statements {
         print_path(stated, output);
     }
     let firewall = Firewall::detect().await;
-    let mut problems = Vec::new();
     for line in lines(&report, config, &firewall) {
         output.print(&line.text(), &line);
         if !line.ok {
@@ -297,6 +297,16 @@ fn untried(report: &OutsideReport) -> Vec<SocketAddr> {
     report.quic_addrs.iter().filter(|addr| !is_tried(addr)).copied().collect()
 }
 
+/// Reports a registry that does not show the node to clients.
+fn print_hidden(HiddenBy { registry, target, outcome }: &HiddenBy, output: Output) -> String {
+    let target = target.as_deref().unwrap_or("the client URL");
+    let error = format!(
+        "the registry {registry} does not show this node to clients; at {target} it found: {}",
+        explain::outcome(*outcome)
+    );
+    RemarkLine::print(error, explain::hidden(*outcome), output)
+}
+
 /// Reports a difference of clocks that most members see.
 fn print_clock(statements: &[Stated], output: Output) -> Option<String> {
     let mut ahead: Vec<_> = statements.iter().map(|stated| stated.clock_ahead).collect();
@@ -347,6 +357,24 @@ mod tests {
             certificate_until: None,
             findings: findings.collect(),
         }
+    }
+
+    #[test]
+    fn a_registry_that_does_not_show_the_node_is_a_problem() {
+        let hidden = |outcome: &str| {
+            let text = format!(
+                r#"{{"quicAddrs":[],"turnAddrs":[],"lastRound":{{"asked":0,"errors":[]}},"statements":[],
+                    "registries":[{{"registry":"https://r.example","target":"wss://n.example","outcome":"{outcome}"}}]}}"#
+            );
+            let report: OutsideReport = serde_json::from_str(&text).expect("a report");
+            print_hidden(&report.registries[0], Output::silent())
+        };
+        let expected =
+            "the registry https://r.example does not show this node to clients; at wss://n.example it found: ";
+        assert_eq!(hidden("certificate_expired"), format!("{expected}the certificate has expired"));
+        assert!(explain::hidden(Outcome::CertificateExpired).advice.contains("renew it"));
+        assert!(explain::hidden(Outcome::NoAnswer).advice.contains("open the port"));
+        assert!(report("203.0.113.7:8711").registries.is_empty(), "an earlier node names none");
     }
 
     #[test]
