@@ -3,12 +3,22 @@ import { type Bytes, concat, fromBase64url, randomBytes, toBase64url, utf8, utf8
 import type { ProfileData } from "../core/profile.js";
 import { hkdfKey, x25519OfBytes } from "../core/x25519.js";
 import { bytesOf, type PlainContact, plainContact, restoreContact } from "./database.js";
-import { ProfileFileError } from "./profile-file-error.js";
+import { ProfileFileError, type ProfileFileFault } from "./profile-file-error.js";
 
 const IV = 12;
 /** PBKDF2's rounds: what OWASP recommends for SHA-256. */
 const ROUNDS = 600_000;
 const SALT = 16;
+
+const FAULTS: Record<ProfileFileFault, string> = {
+  "not-exportable": "this profile was created with keys that cannot leave this browser",
+  "not-a-profile": "the file is not an exported profile",
+  "wrong-passphrase": "the passphrase is not that of the file, or the file is damaged",
+};
+
+function fault(code: ProfileFileFault): ProfileFileError {
+  return new ProfileFileError(code, FAULTS[code]);
+}
 
 /** An encrypted file of a profile that was created as exportable. Throws {@link ProfileFileError}. */
 export async function exportProfile(profile: ProfileData, passphrase: string): Promise<string> {
@@ -16,7 +26,7 @@ export async function exportProfile(profile: ProfileData, passphrase: string): P
   const hasSecrets = contacts.every((contact) =>
     contact.pairings.every((pairing) => pairing.secretBytes !== undefined),
   );
-  if (identityBytes === undefined || !hasSecrets) throw new ProfileFileError("not-exportable");
+  if (identityBytes === undefined || !hasSecrets) throw fault("not-exportable");
   const plain = { name, identityBytes: toBase64url(identityBytes), contacts: contacts.map(plainContact) };
   const [salt, iv] = [randomBytes(SALT), randomBytes(IV)];
   const key = await passphraseKey(passphrase, salt);
@@ -30,7 +40,7 @@ export async function importProfile(file: string, passphrase: string): Promise<P
   const key = await passphraseKey(passphrase, sealed.slice(0, SALT));
   const params = { name: "AES-GCM", iv: sealed.slice(SALT, SALT + IV) };
   const text = await crypto.subtle.decrypt(params, key, sealed.slice(SALT + IV)).catch(() => {
-    throw new ProfileFileError("wrong-passphrase");
+    throw fault("wrong-passphrase");
   });
   const plain = JSON.parse(utf8Text(new Uint8Array(text))) as {
     name: string;
@@ -54,7 +64,7 @@ function readFile(file: string): Bytes {
   } catch {
     // Not JSON.
   }
-  throw new ProfileFileError("not-a-profile");
+  throw fault("not-a-profile");
 }
 
 async function passphraseKey(passphrase: string, salt: Bytes): Promise<CryptoKey> {
