@@ -68,8 +68,7 @@ function fromBase32(text: string): Bytes {
 function decode(bytes: Bytes): Link {
   if (bytes.length > MAX_BYTES) throw linkError("too-long");
   const body = bytes.subarray(0, -CHECKSUM);
-  if (bytes.length <= CHECKSUM || !equalBytes(checksum(body), bytes.subarray(-CHECKSUM)))
-    throw linkError("checksum");
+  if (bytes.length <= CHECKSUM || !equalBytes(checksum(body), bytes.subarray(-CHECKSUM))) throw linkError("checksum");
   if (body[0] !== VERSION) throw linkError("newer-version");
   try {
     const reader = new Reader(body.subarray(1));

@@ -40,6 +40,7 @@ export const ar: Texts = {
 
   federationRegistries: "عناوين السجلات",
   federationRoots: "مفاتيح الجذر",
+  federationId: "معرّف الاتحاد، إن استُبدل مفتاح جذره",
   federationNodes: "عقد تعرفها",
   federationDnsNames: "أسماء DNS التي تسرد العقد",
   federationDnsProviders: "مزودو DNS عبر HTTPS",
@@ -48,6 +49,7 @@ export const ar: Texts = {
   federationFault_registry: "يبدأ عنوان السجل بـ https:// أو http://.",
   federationFault_root: "يتكون مفتاح الجذر من 43 حرفاً ورقماً وشرطة.",
   federationFault_root_missing: "أدخل مفتاح الجذر أيضاً: فهو يثبت أن قائمة العقد هي الصحيحة.",
+  federationFault_id: "يتكون معرّف الاتحاد من 32 رقماً وحرفاً من a إلى f.",
   federationFault_node: "يبدأ عنوان العقدة بـ wss:// أو ws:// أو chappe://.",
   federationOffered: "عنوان هذه الصفحة يذكر اتحاداً آخر.",
   federationUse: "استخدمه",

@@ -43,6 +43,7 @@ export const de: Texts = {
 
   federationRegistries: "Adressen von Verzeichnissen",
   federationRoots: "Wurzelschlüssel",
+  federationId: "Kennung des Verbunds, falls sein Wurzelschlüssel ersetzt wurde",
   federationNodes: "Knoten, falls du welche kennst",
   federationDnsNames: "DNS-Namen, die Knoten auflisten",
   federationDnsProviders: "Anbieter von DNS über HTTPS",
@@ -52,6 +53,7 @@ export const de: Texts = {
   federationFault_root: "Ein Wurzelschlüssel hat 43 Buchstaben, Ziffern, Binde- und Unterstriche.",
   federationFault_root_missing:
     "Gib auch den Wurzelschlüssel ein: Er beweist, dass die Liste der Knoten die richtige ist.",
+  federationFault_id: "Die Kennung eines Verbunds hat 32 Ziffern und Buchstaben von a bis f.",
   federationFault_node: "Die Adresse eines Knotens beginnt mit wss://, ws:// oder chappe://.",
   federationOffered: "Die Adresse dieser Seite nennt einen anderen Verbund.",
   federationUse: "Diesen nehmen",

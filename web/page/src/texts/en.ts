@@ -39,6 +39,7 @@ export const en = {
 
   federationRegistries: "Addresses of registries",
   federationRoots: "Root keys",
+  federationId: "Id of the federation, if its root key was replaced",
   federationNodes: "Nodes, if you know some",
   federationDnsNames: "DNS names that list nodes",
   federationDnsProviders: "Providers of DNS over HTTPS",
@@ -47,6 +48,7 @@ export const en = {
   federationFault_registry: "An address of a registry begins with https:// or http://.",
   federationFault_root: "A root key has 43 letters, digits, dashes and underscores.",
   federationFault_root_missing: "Enter the root key, too: it proves that the list of nodes is the right one.",
+  federationFault_id: "The id of a federation has 32 digits and letters from a to f.",
   federationFault_node: "A node's address begins with wss://, ws:// or chappe://.",
   federationOffered: "The address of this page names another federation.",
   federationUse: "Use it",

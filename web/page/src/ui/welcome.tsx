@@ -107,11 +107,11 @@ export function Welcome() {
 
 /** The federation that the page's address names, for people to look at before they use it. */
 export function OfferedFederation({ federation }: { federation: Federation }) {
-  const { registries, nodes, dnsNames, dnsProviders, roots, isPrivate } = federation;
+  const { registries, nodes, dnsNames, dnsProviders, roots, id, isPrivate } = federation;
   return (
     <div class="found">
       <p>{t("welcomeFound")}</p>
-      {[registries, nodes, dnsNames, dnsProviders, roots].flat().map((text) => (
+      {[registries, nodes, dnsNames, dnsProviders, roots, id === "" ? [] : id].flat().map((text) => (
         <p key={text} dir="ltr" class="code">
           {text}
         </p>
