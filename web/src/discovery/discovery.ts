@@ -2,7 +2,7 @@
 import { type Bytes, toBase64url } from "../core/bytes.js";
 import type { Clock, Timers } from "../core/clock.js";
 import { type Connection, type DialContext, DialError, type DialFault, dial } from "../core/connection.js";
-import { endpointText, parseEndpointText, urlOf } from "../core/endpoint.js";
+import { type Endpoint, endpointText, parseEndpointText, urlOf } from "../core/endpoint.js";
 import {
   DiscoverError,
   type FoundNode,
@@ -81,6 +81,7 @@ export class Discovery implements NodeFinder {
   readonly #linkFaults: string[] = [];
   readonly #manual: Candidate[];
   #referrals: readonly string[] = [];
+  #alternatives: Promise<readonly Endpoint[]> | undefined;
   #loaded: Promise<void> | undefined;
 
   /** Throws `SyntaxError` if an option is not valid. */
@@ -114,6 +115,15 @@ export class Discovery implements NodeFinder {
     this.#referrals = nodes;
   }
 
+  setAlternatives(records?: unknown): void {
+    // Loaded now, as the node that stops may be the one that serves the page. The other sources may do without them.
+    this.#alternatives = records
+      ? import("./alternatives.js")
+          .then((module) => module.readAlternatives(records, this.#trust, this.#unix(), this.#options.isPrivate))
+          .catch(() => [])
+      : undefined;
+  }
+
   usableReferrals(nodes: readonly string[]): readonly string[] {
     const endpoints = nodes.map(parseEndpointText).filter((endpoint) => endpoint !== undefined);
     const usable = endpoints.filter((endpoint) => this.#options.isPrivate || isPublicUrl(urlOf(endpoint)));
@@ -131,7 +141,8 @@ export class Discovery implements NodeFinder {
       throw error;
     });
     await this.#loaded;
-    return new Search(this.#context, this.#cache, this.#sources(), avoid, this.#options, this.#trust, signal).run();
+    const sources = this.#sources(await this.#alternatives);
+    return new Search(this.#context, this.#cache, sources, avoid, this.#options, this.#trust, signal).run();
   }
 
   async #load(): Promise<void> {
@@ -142,12 +153,13 @@ export class Discovery implements NodeFinder {
     }
   }
 
-  #sources(): Source[] {
+  #sources(alternatives: readonly Endpoint[] = []): Source[] {
     const { registries = [], dns, isPrivate = false } = this.#options;
     const fetcher = fetcherOf(this.#options);
     const now = this.#unix();
     const links = this.#links.filter((link) => link.expiresAt > now).flatMap((link) => link.nodes);
-    const referrals = this.#referrals.map(parseEndpointText).filter((endpoint) => endpoint !== undefined);
+    const shared = this.#referrals.map(parseEndpointText).filter((endpoint) => endpoint !== undefined);
+    const referrals = [...alternatives, ...shared];
     const sources: Source[] = [];
     if (!this.#cache.isEmpty) sources.push(localSource("cache", () => this.#cache.candidates(now)));
     if (this.#manual.length > 0) sources.push(localSource("manual", () => this.#manual));
