@@ -173,6 +173,16 @@ export class Client extends TypedEventTarget<ClientEvents> {
     return this.#signalling.node;
   }
 
+  /** The name that new contacts see. Empty before {@link connect}. */
+  get name(): string {
+    return this.#signalling.isRunning ? this.#signalling.profile.name : "";
+  }
+
+  /** Changes the name that new contacts see; those of before keep the one that they know. Rejects with {@link ConnectError}. */
+  async setName(name: string): Promise<void> {
+    await this.#signalling.profile.setName(name);
+  }
+
   /** The contacts, in the order in which they were paired. The same array until one changes. Empty before {@link connect}. */
   get contacts(): readonly ContactInfo[] {
     const { contacts } = this.#signalling;

@@ -224,7 +224,7 @@ export const ar: Texts = {
 
   settingsTitle: "الإعدادات",
   settingsName: "اسمك",
-  settingsNameHelp: "تراه جهات الاتصال الجديدة. لا يمكن تغييره بعد.",
+  settingsNameHelp: "تراه جهات الاتصال الجديدة. أما من يعرفك فيبقى عنده الاسم السابق.",
   settingsLook: "المظهر",
   settingsTheme: "الألوان",
   settingsTheme_system: "مثل النظام",

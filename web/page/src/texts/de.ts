@@ -230,7 +230,7 @@ export const de: Texts = {
 
   settingsTitle: "Einstellungen",
   settingsName: "Dein Name",
-  settingsNameHelp: "Neue Kontakte sehen ihn. Er lässt sich noch nicht ändern.",
+  settingsNameHelp: "Neue Kontakte sehen ihn. Wer dich schon kennt, behält den bisherigen.",
   settingsLook: "Aussehen",
   settingsTheme: "Farben",
   settingsTheme_system: "Wie das System",

@@ -224,7 +224,7 @@ export const en = {
 
   settingsTitle: "Settings",
   settingsName: "Your name",
-  settingsNameHelp: "New contacts see it. It cannot be changed yet.",
+  settingsNameHelp: "New contacts see it. Those you have keep the name that they know.",
   settingsLook: "Appearance",
   settingsTheme: "Theme",
   settingsTheme_system: "Same as system",

@@ -4,11 +4,9 @@ import { type FirstStart, NO_FEDERATION, ProfileFileError } from "../store/app.j
 import { type Federation, type FederationFault, faultOf, namesNodes } from "../store/federation.js";
 import { keyOf, t } from "../texts/texts.js";
 import { useApp } from "./context.js";
-import { Button, Field, Switch, Title } from "./controls.js";
+import { Button, Field, MAX_NAME, Switch, Title } from "./controls.js";
 import { FederationFields, federationOf, textsOf } from "./federation-form.js";
 import { Logo } from "./icon.js";
-
-const MAX_NAME = 40;
 
 export function Welcome() {
   const app = useApp();
