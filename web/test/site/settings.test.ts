@@ -1,10 +1,10 @@
-/** The settings: the own name of the person. */
+/** The person's own name, and what a caller sees whose rings are refused. */
 import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { buildPage, servePage } from "../../tools/page.mjs";
 import { hasChromium, launchChromium } from "../examples/chromium.js";
 import { type Federation, startFederation } from "../support/federation.js";
-import { fragmentOf, Visitor } from "./visitor.js";
+import { fragmentOf, pair, Visitor } from "./visitor.js";
 
 const isInstalled = hasChromium();
 let federation: Federation;
@@ -49,6 +49,26 @@ test.skipIf(!isInstalled)(
     await Promise.all([ada.sees("wordsTitle"), bob.sees("wordsTitle")]);
     await bob.click("wordsSame");
     await bob.seesHeading("Ada Lovelace");
+    expect([...ada.errors, ...bob.errors]).toEqual([]);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  },
+  60_000,
+);
+
+test.skipIf(!isInstalled)(
+  "a caller whose second ring is refused is told so, and not that the other person is in a call",
+  async () => {
+    const url = `${site.url}${fragmentOf(federation)}`;
+    const [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
+    await Promise.all([ada.start(), bob.start()]);
+    await pair(ada, bob);
+    await ada.call("Bob");
+    await bob.click("callDecline");
+    await ada.sees("end_declined");
+    await ada.click("callAgain");
+    await ada.sees("end_too_often");
+    await ada.seesText("endHelp_too_often");
+    expect(await bob.button("callAccept").count()).toBe(0);
     expect([...ada.errors, ...bob.errors]).toEqual([]);
     await Promise.all([ada.context.close(), bob.context.close()]);
   },

@@ -177,6 +177,7 @@ export const ar: Texts = {
   end_peer_hung_up: "انتهت المكالمة",
   end_declined: "رُفضت",
   end_busy: "في مكالمة أخرى",
+  end_too_often: "مكالمات كثيرة متتالية",
   end_no_answer: "لا رد",
   end_offline: "غير متاح الآن",
   end_not_connected: "لم يتم الوصل",
@@ -190,6 +191,7 @@ export const ar: Texts = {
   end_busy_here: "هناك مكالمة أخرى جارية",
   end_failed: "فشلت المكالمة",
   endHelp_offline: "لا جهاز له متصل الآن.",
+  endHelp_too_often: "لن يرن الجهاز الآخر ثانية بهذه السرعة. حاول لاحقاً.",
   endHelp_not_connected: "ربما تحجب الشبكة الصوت والصورة. صفحة «لماذا لا يعمل» تقول المزيد.",
   endAllowDirect: "اسمح واتصل",
 

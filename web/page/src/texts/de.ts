@@ -182,6 +182,7 @@ export const de: Texts = {
   end_peer_hung_up: "Anruf beendet",
   end_declined: "Abgelehnt",
   end_busy: "In einem anderen Anruf",
+  end_too_often: "Zu viele Anrufe hintereinander",
   end_no_answer: "Keine Antwort",
   end_offline: "Jetzt nicht erreichbar",
   end_not_connected: "Keine Verbindung kam zustande",
@@ -195,6 +196,7 @@ export const de: Texts = {
   end_busy_here: "Ein anderer Anruf läuft",
   end_failed: "Der Anruf ist gescheitert",
   endHelp_offline: "Keines ihrer Geräte ist verbunden.",
+  endHelp_too_often: "Das andere Gerät klingelt nicht so bald noch einmal. Versuche es später wieder.",
   endHelp_not_connected: "Das Netz hält vielleicht Ton und Bild auf. «Warum geht es nicht» sagt mehr.",
   endAllowDirect: "Erlauben und anrufen",
 

@@ -176,6 +176,7 @@ export const en = {
   end_peer_hung_up: "Call ended",
   end_declined: "Declined",
   end_busy: "They are in another call",
+  end_too_often: "Too many calls in a row",
   end_no_answer: "No answer",
   end_offline: "Not reachable now",
   end_not_connected: "Could not connect",
@@ -189,6 +190,7 @@ export const en = {
   end_busy_here: "You are already in a call",
   end_failed: "The call failed",
   endHelp_offline: "None of their devices is connected.",
+  endHelp_too_often: "Their device does not ring again so soon. Try again later.",
   endHelp_not_connected: "The network may block media. “Why doesn't it work” says more.",
   endAllowDirect: "Allow and call",
 
