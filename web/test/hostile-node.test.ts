@@ -4,7 +4,7 @@ import { type AddressInfo, createServer as createTcpServer, type Socket } from "
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { WebSocket as NodeWebSocket, type WebSocket as Peer, WebSocketServer } from "ws";
 import { concat, fromBase64url, randomBytes, toBase64, toBase64url, utf8 } from "../src/core/bytes.js";
-import { SignallingClient } from "../src/core/client.js";
+import { ConnectError, SignallingClient } from "../src/core/client.js";
 import { SystemClock, Timers } from "../src/core/clock.js";
 import { newPairing } from "../src/core/contact.js";
 import { type Signer, signerOfSeed } from "../src/core/ed25519.js";
@@ -178,6 +178,19 @@ describe("a client", () => {
     },
     30_000,
   );
+
+  test.each([
+    ["refuses", { type: "error", code: "rate_limited" }],
+    ["names none of", { type: "ice_servers", iceServers: [], ttl: 0 }],
+  ] as const)("tells a node that %s its relays from one that has none", async (_, fields) => {
+    const node = await startNode((message, peer) => {
+      if (message.type === "get_ice_servers") reply(message, peer, fields);
+    });
+    const client = clientOf({ nodes: [node.address] });
+    await client.connect();
+    if (fields.type === "error") await expect(client.iceServers()).rejects.toThrow(ConnectError);
+    else expect(await client.iceServers()).toEqual({ iceServers: [], ttl: 0 });
+  });
 
   test("handles every message, whatever the last one did", async () => {
     const error = vi.spyOn(console, "error").mockImplementation(() => {});

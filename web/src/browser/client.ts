@@ -238,7 +238,11 @@ export class Client extends TypedEventTarget<ClientEvents> {
   #callParts(contact: Contact | undefined): CallParts {
     const { clock, timers } = this.#signalling;
     return {
-      iceServers: () => this.#signalling.iceServers(contact?.id),
+      iceServers: (isRelayOnly) =>
+        this.#signalling.iceServers(contact?.id).catch((error) => {
+          if (isRelayOnly) throw error;
+          return { iceServers: [], ttl: 0 };
+        }),
       checkSession: () => this.#signalling.checkSession(),
       clock,
       timers,
