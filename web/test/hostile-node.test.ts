@@ -313,18 +313,22 @@ describe("a node that stops", () => {
 
   test("names nobody before it is in use, and nobody to a client that has pinned no root", async () => {
     const deadEnd = await startDeadEnd();
-    const record = await recordOf(randomBytes(32), { urls: [deadEnd.url] });
-    for (const [when, roots] of [
-      ["prove", [toBase64url((await root()).publicKey)]],
-      ["ping", []],
+    for (const [when, roots, of] of [
+      // Before it refuses the inboxes.
+      ["attach", [toBase64url((await root()).publicKey)], await federation()],
+      ["ping", [], await federationId([])],
     ] as const) {
+      const record = await recordOf(randomBytes(32), { urls: [deadEnd.url], federation: of });
       const proved: Peer[] = [];
-      const leaving = await startNode((message, peer) => {
+      const leaving = await startNode((message, peer, node) => {
         if (message.type === "prove") proved.push(peer);
         if (message.type === when) peer.send(leave([record]));
+        refusing(message, peer, node);
       });
-      const client = clientOf({ nodes: [leaving.address], roots });
-      await client.connect();
+      const store = when === "attach" ? await contactStore() : undefined;
+      const client = clientOf({ nodes: [leaving.address], roots }, store);
+      const connected = client.connect().catch(() => {});
+      if (when === "ping") await connected;
       client.wake();
       await eventually("a second session", () => proved.length >= 2);
       await client.close();

@@ -21,6 +21,12 @@ async function step(old: number, next: number, at: number, days: number, foundin
   return succession(await idOf(...founding), await keyOf(old), await keyOf(next), at, days);
 }
 
+/** A root whose signatures are those of another key. */
+async function signedByAnother(root: number, other: number): Promise<Signer> {
+  const by = await keyOf(other);
+  return { publicKey: (await keyOf(root)).publicKey, sign: (bytes) => by.sign(bytes) };
+}
+
 async function revocation(root: number, of: number, at = NOW, founding = 1): Promise<Bytes> {
   return signRevocation(await idOf(founding), await keyOf(root), new Uint8Array(32).fill(of), at);
 }
@@ -70,6 +76,7 @@ test("the first successor stays, no root comes back, and strangers have none", a
     await step(1, 9, NOW + DAY, 1),
     await step(2, 1, NOW, 1),
     await step(2, 8, NOW, 1, [7]),
+    await succession(await idOf(1), await signedByAnother(2, 9), await keyOf(8), NOW, 1),
     await step(2, 8, NOW, 367),
     await step(2, 8, NOW, -1),
   ];
