@@ -3,20 +3,20 @@ import { type Bytes, concat, fromBase64url, randomBytes, toBase64url, utf8, utf8
 import type { ProfileData } from "../core/profile.js";
 import { hkdfKey, x25519OfBytes } from "../core/x25519.js";
 import { bytesOf, type PlainContact, plainContact, restoreContact } from "./database.js";
-import { ProfileFileError, type ProfileFileFault } from "./profile-file-error.js";
+import { ProfileFileError } from "./profile-file-error.js";
 
 const IV = 12;
 /** PBKDF2's rounds: what OWASP recommends for SHA-256. */
 const ROUNDS = 600_000;
 const SALT = 16;
 
-const FAULTS: Record<ProfileFileFault, string> = {
+const FAULTS: Record<ProfileFileError["code"], string> = {
   "not-exportable": "this profile was created with keys that cannot leave this browser",
   "not-a-profile": "the file is not an exported profile",
   "wrong-passphrase": "the passphrase is not that of the file, or the file is damaged",
 };
 
-function fault(code: ProfileFileFault): ProfileFileError {
+function fault(code: ProfileFileError["code"]): ProfileFileError {
   return new ProfileFileError(code, FAULTS[code]);
 }
 
