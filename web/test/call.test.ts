@@ -109,6 +109,7 @@ const TABLE: [CallInput, Expected[]][] = [
   ],
   [{ type: "rejected", isBusy: false }, [no, ended("declined"), no, no, no, no, no]],
   [{ type: "rejected", isBusy: true }, [no, ended("busy"), no, no, no, no, no]],
+  [{ type: "rejected", isBusy: true, isTooOften: true }, [no, ended("too-often"), no, no, no, no, no]],
   [{ type: "undeliverable" }, [no, ended("offline"), no, no, no, no, no]],
   [{ type: "hangup" }, [no, hangup, reject, hangup, hangup, hangup, hangup]],
   [{ type: "peer_hangup" }, [no, peer, peer, peer, peer, peer, peer]],
@@ -132,10 +133,12 @@ describe.each(TABLE)("$type", (input, row) => {
   );
 });
 
-test("a contact that rings again at once gets busy, and others ring", () => {
+test("a contact that rings again at once is told that it is too soon, and others ring", () => {
   const calls = at("incoming");
   calls.handle(CALL, { type: "decline" }, NOW);
-  expect(calls.handle(LOWER, { type: "offered", contact: ADA }, NOW)).toEqual([{ type: "send_busy", call: LOWER }]);
+  expect(calls.handle(LOWER, { type: "offered", contact: ADA }, NOW)).toEqual([
+    { type: "send_too_often", call: LOWER },
+  ]);
   expect(calls.handle(HIGHER, { type: "offered", contact: BOB }, NOW)).toEqual([send("ring", HIGHER)]);
   expect(calls.handle(CALL, { type: "place", contact: ADA }, NOW)).toEqual([
     send("send_reject", HIGHER),

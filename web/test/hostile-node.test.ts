@@ -4,10 +4,11 @@ import { type AddressInfo, createServer as createTcpServer, type Socket } from "
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { WebSocket as NodeWebSocket, type WebSocket as Peer, WebSocketServer } from "ws";
 import { concat, fromBase64url, randomBytes, toBase64, toBase64url, utf8 } from "../src/core/bytes.js";
-import { SignallingClient } from "../src/core/client.js";
+import { ConnectError, SignallingClient } from "../src/core/client.js";
 import { SystemClock, Timers } from "../src/core/clock.js";
 import { newPairing } from "../src/core/contact.js";
 import { type Signer, signerOfSeed } from "../src/core/ed25519.js";
+import { urlOf } from "../src/core/endpoint.js";
 import { FinishedCalls } from "../src/core/finished-calls.js";
 import { readIceServers } from "../src/core/ice-servers.js";
 import { type Json, readIce } from "../src/core/messages.js";
@@ -15,10 +16,14 @@ import { Negotiation } from "../src/core/negotiation.js";
 import { DiscoverError } from "../src/core/node-finder.js";
 import { MemoryProfileStore } from "../src/core/profile.js";
 import { Refusals } from "../src/core/refusals.js";
+import { federationId } from "../src/core/statements.js";
 import { hkdfKey, x25519OfBytes } from "../src/core/x25519.js";
+import { readAlternatives } from "../src/discovery/alternatives.js";
 import { Discovery, type DiscoveryOptions } from "../src/discovery/discovery.js";
+import { Trust } from "../src/discovery/trust.js";
 import { isOfProfile } from "../src/media/media-profile.js";
 import { eventually } from "./support/federation.js";
+import { keyOf, nodeRecord, type RecordFields } from "./support/statements.js";
 
 const closing: (() => unknown)[] = [];
 
@@ -174,6 +179,19 @@ describe("a client", () => {
     30_000,
   );
 
+  test.each([
+    ["refuses", { type: "error", code: "rate_limited" }],
+    ["names none of", { type: "ice_servers", iceServers: [], ttl: 0 }],
+  ] as const)("tells a node that %s its relays from one that has none", async (_, fields) => {
+    const node = await startNode((message, peer) => {
+      if (message.type === "get_ice_servers") reply(message, peer, fields);
+    });
+    const client = clientOf({ nodes: [node.address] });
+    await client.connect();
+    if (fields.type === "error") await expect(client.iceServers()).rejects.toThrow(ConnectError);
+    else expect(await client.iceServers()).toEqual({ iceServers: [], ttl: 0 });
+  });
+
   test("handles every message, whatever the last one did", async () => {
     const error = vi.spyOn(console, "error").mockImplementation(() => {});
     const junk = ["", "null", "[]", "{}", '{"type":"call_offer","to":1}', '{"type":"error","id":"1"}', '{"type":[]}'];
@@ -238,6 +256,114 @@ describe("a client", () => {
     const client = clientOf({ nodes: [`ws://127.0.0.1:${(silent.address() as AddressInfo).port}`, node.address] });
     await client.connect();
     expect(client.node).toBe(node.address.split("#")[1]);
+  });
+});
+
+describe("a node that stops", () => {
+  const root = () => keyOf(1);
+  const now = () => Math.floor(Date.now() / 1000);
+  const federation = async () => federationId([(await root()).publicKey]);
+
+  /** The text of the record of a node with this seed. */
+  async function recordOf(seed: Uint8Array<ArrayBuffer>, fields: Partial<RecordFields>): Promise<string> {
+    const all = { federation: await federation(), at: now(), urls: ["wss://relay.example"], ...fields };
+    return toBase64url(await nodeRecord(await signerOfSeed(seed), all));
+  }
+
+  /** An address at which nothing proves a key. Counts the connections to it. */
+  async function startDeadEnd(): Promise<{ readonly url: string; dials: number }> {
+    const end = { url: "", dials: 0 };
+    const server = createTcpServer((socket) => {
+      end.dials += 1;
+      socket.destroy();
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    closing.push(() => server.close());
+    return Object.assign(end, { url: `ws://127.0.0.1:${(server.address() as AddressInfo).port}` });
+  }
+
+  const leave = (nodes: unknown) => JSON.stringify({ type: "going_away", reason: "x", nodes, graceSeconds: 0 });
+
+  test("names others, which are tried once, and not in a later search", async () => {
+    const seed = randomBytes(32);
+    const deadEnd = await startDeadEnd();
+    let records: string[] = [];
+    const peers: Peer[] = [];
+    const other = await startNode((message, peer) => {
+      if (message.type === "prove") peers.push(peer);
+    }, seed);
+    const leaving = await startNode((message, peer) => {
+      if (message.type === "ping") peer.send(leave(records));
+    });
+    records = [await recordOf(randomBytes(32), { urls: [deadEnd.url] }), await recordOf(seed, { urls: [other.url] })];
+    const client = clientOf({ nodes: [leaving.address], roots: [toBase64url((await root()).publicKey)] });
+    await client.connect();
+    expect(deadEnd.dials).toBe(0);
+    client.wake();
+    await eventually("the other node is in use", () => client.node === other.address.split("#")[1]);
+    const { dials } = deadEnd;
+    expect(dials).toBeLessThanOrEqual(1);
+    for (const peer of peers) peer.terminate();
+    await eventually(
+      "a node is in use again",
+      () => client.node !== undefined && peers.length + leaving.received.length > 3,
+    );
+    expect(deadEnd.dials).toBe(dials);
+  }, 30_000);
+
+  test("names nobody before it is in use, and nobody to a client that has pinned no root", async () => {
+    const deadEnd = await startDeadEnd();
+    for (const [when, roots, of] of [
+      // Before it refuses the inboxes.
+      ["attach", [toBase64url((await root()).publicKey)], await federation()],
+      ["ping", [], await federationId([])],
+    ] as const) {
+      const record = await recordOf(randomBytes(32), { urls: [deadEnd.url], federation: of });
+      const proved: Peer[] = [];
+      const leaving = await startNode((message, peer, node) => {
+        if (message.type === "prove") proved.push(peer);
+        if (message.type === when) peer.send(leave([record]));
+        refusing(message, peer, node);
+      });
+      const store = when === "attach" ? await contactStore() : undefined;
+      const client = clientOf({ nodes: [leaving.address], roots }, store);
+      const connected = client.connect().catch(() => {});
+      if (when === "ping") await connected;
+      client.wake();
+      await eventually("a second session", () => proved.length >= 2);
+      await client.close();
+    }
+    expect(deadEnd.dials).toBe(0);
+  }, 30_000);
+
+  test("is believed only where a record counts here and now", async () => {
+    const trust = new Trust([toBase64url((await root()).publicKey)]);
+    const read = async (records: unknown, isPrivate = false) =>
+      (await readAlternatives(records, trust, now(), isPrivate)).map(urlOf);
+    const seed = randomBytes(32);
+    const good = await recordOf(seed, { urls: ["ws://8.8.8.8:1", "wss://relay.example"] });
+    expect(await read([good])).toEqual(["wss://relay.example"]);
+    expect(await read(Array(9).fill(good))).toHaveLength(3);
+    const local = await recordOf(seed, { urls: ["ws://10.0.0.1:1"] });
+    expect(await read([local], true)).toEqual(["ws://10.0.0.1:1"]);
+    const forged = fromBase64url(good) as Uint8Array<ArrayBuffer>;
+    forged[40] = (forged[40] as number) ^ 1;
+    const refused = [
+      local,
+      await recordOf(seed, { federation: new Uint8Array(16) }),
+      await recordOf(seed, { at: now() + 3600 }),
+      await recordOf(seed, { lasts: 0 }),
+      await recordOf(seed, { lasts: 8 * 24 * 3600 }),
+      await recordOf(seed, { abilities: 2 }),
+      await recordOf(seed, { urls: [] }),
+      await recordOf(seed, { urls: ["wss://relay.example/path"] }),
+      toBase64url(forged),
+      "=",
+      5,
+      null,
+    ];
+    for (const record of refused) expect(await read([record]), String(record)).toEqual([]);
+    for (const records of [undefined, "x", {}, 5]) expect(await read(records)).toEqual([]);
   });
 });
 
@@ -351,6 +477,7 @@ test("a call in need makes a client that pauses search at once, and once", async
     },
     remembered: () => [],
     setReferrals: () => {},
+    setAlternatives: () => {},
     usableReferrals: () => [],
   };
   const client = new SignallingClient({ store: new MemoryProfileStore(), finder, name: "Ada" });

@@ -13,6 +13,7 @@ import {
   STALL_TIMEOUT,
 } from "../src/discovery/race.js";
 import { attributedSource, type Candidate, newCandidate, type SourceKind } from "../src/discovery/source.js";
+import { Trust } from "../src/discovery/trust.js";
 
 const NONE = new Set<string>();
 
@@ -241,7 +242,7 @@ describe("the cache", () => {
     cache.candidates(now).find((candidate) => candidate.nodeId === id(n))?.weight;
 
   test("weighs own successes, and forgives failures with time", () => {
-    const cache = new NodeCache();
+    const cache = new NodeCache(undefined, new Trust());
     cache.learn([named(1), named(2)], NOW);
     cache.recordProof(id(1), named(1), NOW);
     expect([weightOf(cache, 1, NOW), weightOf(cache, 2, NOW)]).toEqual([8, 4]);
@@ -252,7 +253,7 @@ describe("the cache", () => {
   });
 
   test("keeps 256 nodes: those that proved their key last, and no more of a network than others leave", () => {
-    const cache = new NodeCache();
+    const cache = new NodeCache(undefined, new Trust());
     for (let n = 1; n <= 30; n++) {
       cache.learn([named(n)], NOW);
       cache.recordProof(id(n), named(n), NOW);
@@ -269,7 +270,7 @@ describe("the cache", () => {
   });
 
   test("keeps a node for 30 days, but the eight that proved their key last always", () => {
-    const cache = new NodeCache();
+    const cache = new NodeCache(undefined, new Trust());
     for (let n = 1; n <= 20; n++) cache.learn([named(n)], NOW);
     for (let n = 1; n <= 10; n++) cache.recordProof(id(n), named(n), NOW + n);
     const later = NOW + 31 * 24 * 3_600;
@@ -287,7 +288,7 @@ describe("the cache", () => {
             stored = data;
           }),
       };
-      let cache = new NodeCache(store);
+      let cache = new NodeCache(store, new Trust());
       cache.learn([named(1)], NOW);
       if (isProved) cache.recordProof(id(1), named(1), NOW);
       const shared = named(1, "referral");
@@ -302,7 +303,7 @@ describe("the cache", () => {
         for (const candidate of due) if (minute % 2 === 0) cache.recordFailure(candidate, now);
         if (minute % 60 === 55) {
           await cache.save();
-          cache = new NodeCache(store);
+          cache = new NodeCache(store, new Trust());
           await cache.load();
         }
       }
@@ -314,13 +315,14 @@ describe("the cache", () => {
   });
 
   test("is empty if its store has another shape", async () => {
-    const cache = new NodeCache({ load: () => Promise.resolve({ nodes: 5 } as never), save: () => Promise.resolve() });
+    const store = { load: () => Promise.resolve({ nodes: 5 } as never), save: () => Promise.resolve() };
+    const cache = new NodeCache(store, new Trust());
     await cache.load();
     expect(cache.isEmpty).toBe(true);
   });
 
   test("shares nodes that proved their key within a day, and none that only a contact has named", () => {
-    const cache = new NodeCache();
+    const cache = new NodeCache(undefined, new Trust());
     cache.learn([named(1), named(2, "referral"), named(3)], NOW);
     for (const n of [1, 2]) cache.recordProof(id(n), named(n), NOW);
     cache.recordProof(id(4), named(4, "referral"), NOW);
@@ -329,7 +331,7 @@ describe("the cache", () => {
   });
 
   test("tells an older list, and two different ones of one number", () => {
-    const cache = new NodeCache();
+    const cache = new NodeCache(undefined, new Trust());
     const list = (seq: number, byte: number) =>
       ({ form: "directory", key: "k", seq, part: "0/1", bytes: new Uint8Array([byte]), issuedAt: NOW }) as const;
     expect(cache.judge(list(5, 1))).toBe("new");
@@ -341,10 +343,11 @@ describe("the cache", () => {
   });
 
   test("is empty if its store is damaged, and works without one", async () => {
-    const cache = new NodeCache({
+    const store = {
       load: () => Promise.reject(new Error("damaged")),
       save: () => Promise.reject(new Error("full")),
-    });
+    };
+    const cache = new NodeCache(store, new Trust());
     await cache.load();
     cache.learn([named(1)], NOW);
     await cache.save();

@@ -103,6 +103,20 @@ describe("credentials of relays", () => {
     expect(used).toBe(1);
   });
 
+  test("stay in use when the node names none, though for a time", async () => {
+    const { clock, timers, pass } = time();
+    const used = vi.fn();
+    const answers = [[], servers];
+    const request = async () => ({ iceServers: answers.shift() ?? [], ttl: 600 });
+    const renewal = new Renewal(clock, timers, request, used);
+    renewal.schedule(600);
+    await pass(480_000);
+    expect(used).not.toHaveBeenCalled();
+    await pass(60_000);
+    expect(used.mock.calls).toEqual([[servers]]);
+    renewal.stop();
+  });
+
   test("that do not expire are not renewed", async () => {
     expect(await renewals([0], 1_000_000)).toEqual({ requested: [], used: 0 });
   });

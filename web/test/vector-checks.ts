@@ -23,15 +23,16 @@ import {
   accessHash,
   decodeDirectory,
   decodeLease,
-  decodeRevocation,
   decodeShard,
   federationId,
   proveAttach,
   recordsOf,
   signLease,
+  toHex,
   verifyNodeProof,
 } from "../src/core/statements.js";
 import { hkdfKey, x25519OfBytes } from "../src/core/x25519.js";
+import { framed, Trust } from "../src/discovery/trust.js";
 import {
   Exchange,
   generator,
@@ -185,21 +186,54 @@ async function statements(): Promise<void> {
   damaged[3] = (damaged[3] as number) ^ 1;
   same(await decodeLease(damaged), undefined, "a damaged lease");
 
-  const trust = { roots: [root.publicKey], revoked: new Set<string>() };
+  const trust = new Trust([toBase64url(root.publicKey)]);
   const directoryBytes = bytes(v.directory);
-  const directory = await decodeDirectory(directoryBytes, trust, 1_800_000_000);
-  same((await recordsOf(directory, 1_800_000_000))[0]?.clientUrls, ["wss://relay.example/ws"], "record");
-  const shard = await decodeShard(
-    fromBase64url(v.shard_text.replace("chappe1=", "")) ?? new Uint8Array(0),
-    trust,
-    1_800_000_000,
-  );
+  const directory = await decodeDirectory(directoryBytes, trust, NOW);
+  same((await recordsOf(directory, NOW))[0]?.clientUrls, ["wss://relay.example/ws"], "record");
+  const shard = await decodeShard(fromBase64url(v.shard_text.replace("chappe1=", "")) ?? new Uint8Array(0), trust, NOW);
   same(shard.nodes.length, 3, "nodes of the shard");
-  const revocation = await decodeRevocation(
-    fromBase64url(v.revocation_text.replace("chappe1r=", "")) ?? new Uint8Array(0),
-    trust.roots,
+}
+
+/** The time of the vectors, and how long their old root is accepted beside its successor. In seconds. */
+const NOW = 1_800_000_000;
+const OVERLAP = 90 * 24 * 3600;
+
+async function rootStatements(): Promise<void> {
+  const v = signedVectors;
+  const [root, next, online] = (
+    await Promise.all([v.seeds.root, v.seeds.next_root, v.seeds.online].map((byte) => signerOfSeed(seed(byte))))
+  ).map(({ publicKey }) => publicKey) as [Uint8Array, Uint8Array, Uint8Array];
+  const parts = [v.root_succession, v.key_revocation].map(bytes);
+  same(toBase64url(parts[0] as Uint8Array), v.root_succession_text.replace("chappe1s=", ""), "text of the succession");
+  same(toBase64url(parts[1] as Uint8Array), v.revocation_text.replace("chappe1r=", ""), "text of the revocation");
+  const list = concat(...parts.map(framed));
+  const trust = new Trust([toBase64url(root)]);
+  // A statement of an unknown kind is skipped: the old root's part alone is one.
+  await trust.learn(concat(framed(bytes(v.root_successor)), list), NOW);
+  same(trust.statements, list, "the statements that count");
+  const accepted = (at: number) => [root, next].map((key) => trust.accepts(key, at));
+  same(accepted(NOW), [true, true], "both roots");
+  same(accepted(NOW + OVERLAP - 1), [true, true], "both roots at the end of the overlap");
+  same(accepted(NOW + OVERLAP), [false, true], "the new root alone");
+  same(
+    [online, next].map((key) => trust.revokes(key)),
+    [true, false],
+    "the revoked key",
   );
-  same(revocation?.key, (await signerOfSeed(seed(v.seeds.online))).publicKey, "revoked key");
+  same(toHex(await trust.federation), v.federation_id, "the id of the federation");
+  // By the new root and the id, once the chain to it is known.
+  const later = new Trust([toBase64url(next)], v.federation_id);
+  same(later.accepts(root, NOW), false, "an unknown old root");
+  await later.learn(list, NOW);
+  same(later.accepts(root, NOW), true, "the founding root");
+  // Each signature of a succession counts: here that of the new root, and that of the old one in it.
+  for (const at of [(parts[0] as Uint8Array).length - 1, 100]) {
+    const damaged = bytes(v.root_succession);
+    damaged[at] = (damaged[at] as number) ^ 1;
+    const fresh = new Trust([toBase64url(root)]);
+    await fresh.learn(framed(damaged), NOW);
+    same(fresh.statements.length, 0, `a succession with a damaged byte ${at}`);
+  }
 }
 
 /** All vectors. */
@@ -210,6 +244,7 @@ export const VECTOR_CHECKS: readonly Check[] = [
   ["inboxes, addresses and signatures are those of the vectors", inboxes],
   ["messages open and are sealed again byte for byte", sealing],
   ["statements are decoded, verified and signed again", statements],
+  ["statements of roots are decoded and followed", rootStatements],
 ];
 
 /** Runs all checks and returns what is wrong, for a page. */

@@ -11,7 +11,11 @@ const ENTRIES = {
   "@chappe/client/capture": "src/capture.ts",
   "@chappe/client/core": "src/core.ts",
 };
-const LATER = { pairing: "src/pairing/pair.ts", "DNS over HTTPS": "src/discovery/doh.ts" };
+const LATER = {
+  pairing: "src/pairing/pair.ts",
+  "DNS over HTTPS": "src/discovery/doh.ts",
+  "statements of roots": "src/discovery/root-statements.ts",
+};
 const OPTIONS = { bundle: true, minify: true, format: "esm", outdir: "out", write: false, target: "es2023" };
 
 /** Leaves out what is loaded by `import()`. */

@@ -173,6 +173,16 @@ export class Client extends TypedEventTarget<ClientEvents> {
     return this.#signalling.node;
   }
 
+  /** The name that new contacts see. Empty before {@link connect}. */
+  get name(): string {
+    return this.#signalling.isRunning ? this.#signalling.profile.name : "";
+  }
+
+  /** Changes the name that new contacts see; those of before keep the one that they know. Rejects with {@link ConnectError}. */
+  async setName(name: string): Promise<void> {
+    await this.#signalling.profile.setName(name);
+  }
+
   /** The contacts, in the order in which they were paired. The same array until one changes. Empty before {@link connect}. */
   get contacts(): readonly ContactInfo[] {
     const { contacts } = this.#signalling;
@@ -228,7 +238,11 @@ export class Client extends TypedEventTarget<ClientEvents> {
   #callParts(contact: Contact | undefined): CallParts {
     const { clock, timers } = this.#signalling;
     return {
-      iceServers: () => this.#signalling.iceServers(contact?.id),
+      iceServers: (isRelayOnly) =>
+        this.#signalling.iceServers(contact?.id).catch((error) => {
+          if (isRelayOnly) throw error;
+          return { iceServers: [], ttl: 0 };
+        }),
       checkSession: () => this.#signalling.checkSession(),
       clock,
       timers,

@@ -10,13 +10,23 @@ const IV = 12;
 const ROUNDS = 600_000;
 const SALT = 16;
 
+const FAULTS: Record<ProfileFileError["code"], string> = {
+  "not-exportable": "this profile was created with keys that cannot leave this browser",
+  "not-a-profile": "the file is not an exported profile",
+  "wrong-passphrase": "the passphrase is not that of the file, or the file is damaged",
+};
+
+function fault(code: ProfileFileError["code"]): ProfileFileError {
+  return new ProfileFileError(code, FAULTS[code]);
+}
+
 /** An encrypted file of a profile that was created as exportable. Throws {@link ProfileFileError}. */
 export async function exportProfile(profile: ProfileData, passphrase: string): Promise<string> {
   const { identityBytes, contacts, name } = profile;
   const hasSecrets = contacts.every((contact) =>
     contact.pairings.every((pairing) => pairing.secretBytes !== undefined),
   );
-  if (identityBytes === undefined || !hasSecrets) throw new ProfileFileError("not-exportable");
+  if (identityBytes === undefined || !hasSecrets) throw fault("not-exportable");
   const plain = { name, identityBytes: toBase64url(identityBytes), contacts: contacts.map(plainContact) };
   const [salt, iv] = [randomBytes(SALT), randomBytes(IV)];
   const key = await passphraseKey(passphrase, salt);
@@ -30,7 +40,7 @@ export async function importProfile(file: string, passphrase: string): Promise<P
   const key = await passphraseKey(passphrase, sealed.slice(0, SALT));
   const params = { name: "AES-GCM", iv: sealed.slice(SALT, SALT + IV) };
   const text = await crypto.subtle.decrypt(params, key, sealed.slice(SALT + IV)).catch(() => {
-    throw new ProfileFileError("wrong-passphrase");
+    throw fault("wrong-passphrase");
   });
   const plain = JSON.parse(utf8Text(new Uint8Array(text))) as {
     name: string;
@@ -54,7 +64,7 @@ function readFile(file: string): Bytes {
   } catch {
     // Not JSON.
   }
-  throw new ProfileFileError("not-a-profile");
+  throw fault("not-a-profile");
 }
 
 async function passphraseKey(passphrase: string, salt: Bytes): Promise<CryptoKey> {

@@ -212,6 +212,8 @@ export class Attaching {
     if (isUseless) events.notAttached();
     this.#unattached = 0;
     this.#avoid = [];
+    // What a contact has named lasts, what a node has named does not.
+    this.#parts.finder.setAlternatives();
     const former = this.#ready;
     this.#ready = session;
     if (former !== undefined) timers.at(clock.now() + LINGER, () => former.end("going-away"));
@@ -238,7 +240,9 @@ export class Attaching {
     if (message.type !== "going_away") return this.#parts.onMessage(session, message);
     if (session.isGoingAway) return;
     session.isGoingAway = true;
-    const { clock, timers } = this.#parts;
+    const { clock, timers, finder } = this.#parts;
+    // A node that was left, or is not used yet, has no say in the next search.
+    if (session === this.#ready) finder.setAlternatives(message.nodes);
     // Half of the time that the node leaves, in milliseconds. The other half is for the search and for attaching.
     const within = Math.min((message.graceSeconds as number) * 500, LONGEST_DEPARTURE);
     timers.at(clock.now() + Math.random() * within || 0, session.depart);

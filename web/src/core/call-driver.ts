@@ -229,7 +229,10 @@ export class CallDriver implements CallActions {
         break;
       }
       case "call_reject":
-        if (record.isCaller) this.#tryInput(call, { type: "rejected", isBusy: parseObject(text)?.busy === true });
+        if (record.isCaller) {
+          const { busy, tooOften } = parseObject(text) ?? {};
+          this.#tryInput(call, { type: "rejected", isBusy: busy === true, isTooOften: tooOften === true });
+        }
         break;
       case "call_hangup":
         this.#tryInput(call, { type: "peer_hangup" });
@@ -377,8 +380,12 @@ export class CallDriver implements CallActions {
           if (record !== undefined) this.#queue(record, FIRST_MESSAGES[output.type]);
           break;
         case "send_busy":
+        case "send_too_often":
           record?.end(now);
-          if (record !== undefined) this.#queue(record, { type: "reject", isBusy: true });
+          if (record !== undefined) {
+            // Earlier versions know only `busy`.
+            this.#queue(record, { type: "reject", isBusy: true, isTooOften: output.type === "send_too_often" });
+          }
           break;
         case "send_hangup":
           if (record !== undefined && this.state(output.call) === "ended") record.end(now);

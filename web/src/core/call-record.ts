@@ -161,7 +161,7 @@ export class CallRecord {
       case "ice":
         return iceText({ description: undefined, ...message });
       case "reject":
-        return JSON.stringify({ busy: message.isBusy });
+        return JSON.stringify({ busy: message.isBusy, tooOften: message.isTooOften || undefined });
       case "hangup":
         return "{}";
     }

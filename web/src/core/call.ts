@@ -2,7 +2,7 @@
  * The call state machine: `idle → outgoing | incoming | rejoining → connecting → connected → ended`.
  *
  * Pure: takes inputs and the time, returns outputs. One call is active at a time. If both sides call each other at
- * once, the call with the lower id wins. A contact that rings too often gets a busy response.
+ * once, the call with the lower id wins. A contact that rings too often is told so.
  */
 import type { ContactId } from "./contact.js";
 import { RingLimiter } from "./ring-limiter.js";
@@ -26,6 +26,7 @@ export type CallState = "idle" | "outgoing" | "incoming" | "rejoining" | "connec
  *
  * - `hung-up`, `peer-hung-up`: this side or the other side has hung up.
  * - `declined`, `busy`: the callee declined, or is in another call.
+ * - `too-often`: the callee's device does not ring for this caller again so soon.
  * - `no-answer`: nobody answered within a minute.
  * - `offline`: the contact is not reachable at any node.
  * - `not-connected`, `lost`: media did not connect, or was lost and did not come back, within half a minute.
@@ -38,6 +39,7 @@ export type EndReason =
   | "peer-hung-up"
   | "declined"
   | "busy"
+  | "too-often"
   | "no-answer"
   | "offline"
   | "not-connected"
@@ -50,7 +52,7 @@ export type EndReason =
 export type CallInput =
   | { readonly type: "place"; readonly contact: ContactId; readonly rejoins?: CallId | undefined }
   | { readonly type: "offered"; readonly contact: ContactId; readonly rejoins?: CallId | undefined }
-  | { readonly type: "rejected"; readonly isBusy: boolean }
+  | { readonly type: "rejected"; readonly isBusy: boolean; readonly isTooOften?: boolean }
   | {
       readonly type:
         | "accept"
@@ -73,6 +75,7 @@ export type CallOutput =
         | "send_answer"
         | "report_answer"
         | "send_busy"
+        | "send_too_often"
         | "send_reject"
         | "send_hangup"
         | "stop_gathering";
@@ -148,7 +151,7 @@ export class Calls {
         return this.#end("declined", [{ type: "send_reject", call }], now);
       case "rejected":
         if (phase.name !== "outgoing") break;
-        return this.#end(input.isBusy ? "busy" : "declined", [], now);
+        return this.#end(input.isTooOften ? "too-often" : input.isBusy ? "busy" : "declined", [], now);
       case "undeliverable":
         if (phase.name !== "outgoing") break;
         return this.#end("offline", [], now);
@@ -250,7 +253,8 @@ export class Calls {
       if (!isReplaceable || !this.#mayRejoin(now)) return [{ type: "send_hangup", call }];
       return [{ type: "end", call: rejoins, reason: "rejoined" }, this.#begin(call, contact, true, now)];
     }
-    if (active !== undefined || !this.#rings.tryRing(contact, now)) return [{ type: "send_busy", call }];
+    if (active !== undefined) return [{ type: "send_busy", call }];
+    if (!this.#rings.tryRing(contact, now)) return [{ type: "send_too_often", call }];
     return [this.#begin(call, contact, false, now)];
   }
 

@@ -246,7 +246,8 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   /**
    * Requests the node's STUN and TURN servers, with credentials for `ttl` seconds. Waits up to five seconds. Servers in
    * private networks are left out, unless that is where the node is. A node gives them only to a client that is attached,
-   * so the inboxes of `contact`, who is about to be called, are attached first.
+   * so the inboxes of `contact`, who is about to be called, are attached first. Rejects with {@link ConnectError} if the node
+   * does not answer or refuses: it may have relays all the same.
    */
   async iceServers(contact?: ContactId): Promise<IceConfiguration> {
     const { attaching } = this.#use();
@@ -254,7 +255,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     if (contact !== undefined && !isAttached) await attaching.attachNow(contact);
     const session = attaching.ready;
     const outcome = await session?.request({ type: "get_ice_servers" });
-    if (session === undefined || !outcome?.ok) return { iceServers: [], ttl: 0 };
+    if (session === undefined || !outcome?.ok) throw new ConnectError("closed");
     const mayBePrivate = this.#options.isPrivate ?? false;
     const iceServers = readIceServers(outcome.reply.iceServers, session.connection.url, mayBePrivate);
     return { iceServers, ttl: typeof outcome.reply.ttl === "number" ? outcome.reply.ttl : 0 };

@@ -47,6 +47,11 @@ export interface NodeFinder {
   remembered(): readonly string[];
   /** The nodes that contacts have shared. */
   setReferrals(nodes: readonly string[]): void;
+  /**
+   * The records of nodes that the node in use names because it stops: base64url texts, not checked yet. They are used
+   * beside the referrals until the next call. `undefined` ends that.
+   */
+  setAlternatives(records?: unknown): void;
   /** The texts of these nodes that may be used and shared, at most three. */
   usableReferrals(nodes: readonly string[]): readonly string[];
 }

@@ -33,7 +33,7 @@ export type OutboxMessage =
   | { readonly type: "offer" }
   | { readonly type: "answer" }
   | IceMessage
-  | { readonly type: "reject"; readonly isBusy: boolean }
+  | { readonly type: "reject"; readonly isBusy: boolean; readonly isTooOften?: boolean }
   | { readonly type: "hangup" };
 
 /** The most candidates in one message, and their total size. A call has about ten candidates. */

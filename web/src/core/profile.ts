@@ -140,6 +140,11 @@ export class Profile {
     return this.#data.name;
   }
 
+  /** Changes the name that new contacts see. One that has no printable character changes nothing. */
+  setName(name: string): Promise<void> {
+    return this.#write((data) => [{ ...data, name: cleanName(name) || data.name }, undefined]);
+  }
+
   /** The contacts, in the order in which they were paired. */
   get contacts(): readonly Contact[] {
     return this.#data.contacts;

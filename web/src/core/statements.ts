@@ -2,7 +2,7 @@
  * Signed statements: a value, followed by an Ed25519 signature of the kind's context and the value's bytes.
  * `docs/protocol/federation.md` lists the kinds. A decoder checks length and shape first, and the signature last.
  */
-import { type Bytes, concat, sha256, toBase64url, utf8 } from "./bytes.js";
+import { type Bytes, concat, equalBytes, sha256, utf8 } from "./bytes.js";
 import { type Signer, verify } from "./ed25519.js";
 import { type AddressPort, type Endpoint, isWellFormed, readAddress, readEndpoint } from "./endpoint.js";
 import { DecodeError, Reader, Writer } from "./postcard.js";
@@ -10,7 +10,7 @@ import { DecodeError, Reader, Writer } from "./postcard.js";
 const SIGNATURE = 64;
 
 /** A kind of statement: its name, its longest form, how to read its fields, and which of them is the signer's key. */
-interface Kind<T> {
+export interface Kind<T> {
   readonly name: string;
   readonly maxLength: number;
   read(reader: Reader): T;
@@ -38,7 +38,7 @@ function signingInput(kind: string, body: Uint8Array): Bytes {
 }
 
 /** A statement's value, or `undefined` if the bytes are not a valid statement. */
-async function tryDecode<T>(kind: Kind<T>, bytes: Uint8Array): Promise<T | undefined> {
+export async function tryDecode<T>(kind: Kind<T>, bytes: Uint8Array): Promise<T | undefined> {
   try {
     return await decode(kind, bytes);
   } catch (error) {
@@ -266,33 +266,15 @@ const SHARD: Kind<Shard> = {
   signer: (shard) => shard.keyId,
 };
 
-/** A root's statement that invalidates everything that an online key signs. */
-export interface KeyRevocation {
-  readonly federation: Bytes;
-  readonly root: Bytes;
-  readonly key: Bytes;
-  readonly issuedAt: number;
-}
-
-const KEY_REVOCATION: Kind<KeyRevocation> = {
-  name: "key-revocation",
-  maxLength: 192,
-  read: (reader) => ({
-    federation: reader.bytes(16),
-    root: reader.bytes(32),
-    key: reader.bytes(32),
-    issuedAt: reader.varint(),
-  }),
-  signer: (revocation) => revocation.root,
-};
-
-/** The federation's id: a hash of its root keys. */
+/** The federation's id: a hash of its founding root keys. */
 export async function federationId(roots: readonly Uint8Array[]): Promise<Bytes> {
-  const sorted = [...roots].sort((a, b) => (toHex(a) < toHex(b) ? -1 : 1));
+  const byText = new Map(roots.map((root) => [toHex(root), root]));
+  const sorted = [...byText.keys()].sort().map((text) => byText.get(text) as Uint8Array);
   return (await sha256(concat(utf8("chappe/federation/v1\0"), ...sorted))).slice(0, 16);
 }
 
-function toHex(bytes: Uint8Array): string {
+/** The hexadecimal text, as in a federation's id. */
+export function toHex(bytes: Uint8Array): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
@@ -307,61 +289,96 @@ export type ListFault =
   | "empty"
   | "revoked-key";
 
-/** A list of nodes is not valid. */
+/** A list of nodes is not valid. The message is for people. */
 export class ListError extends Error {
   override readonly name = "ListError";
   constructor(readonly fault: ListFault) {
-    super(`the list of nodes was refused: ${fault}`);
+    super(
+      {
+        malformed: "what it sends is not a signed list",
+        "other-federation": "its list is of another federation",
+        "not-by-a-root": "its list is not signed under a pinned root key",
+        "not-by-the-delegate": "its list is not signed by the key that the root has named",
+        expired: "its list has expired; is this device's clock right?",
+        "from-the-future": "its list is from the future; is this device's clock right?",
+        empty: "its list has no node",
+        "revoked-key": "its list is signed by a key that was revoked",
+      }[fault],
+    );
   }
 }
 
-/** What a reader of lists pins and knows. */
-export interface Trust {
-  readonly roots: readonly Bytes[];
-  /** The base64url of keys that a root has revoked. */
-  readonly revoked: ReadonlySet<string>;
+/** By what a reader judges lists. */
+export interface ListTrust {
+  /** The federation's id. */
+  readonly federation: Promise<Bytes>;
+  /** Whether statements of a root key count at `now`, in seconds since 1970. */
+  accepts(root: Uint8Array, now: number): boolean;
+  /** Whether a root has revoked an online key. */
+  revokes(key: Uint8Array): boolean;
 }
 
-const MAX_CLOCK_SKEW = 120;
-const MAX_LIST_LIFETIME = 7 * 24 * 3600;
+/** How far a statement's time may be ahead of this clock, in seconds. */
+export const MAX_CLOCK_SKEW = 120;
+/** The longest life of a list or a record, in seconds. */
+export const MAX_LIFETIME = 7 * 24 * 3600;
 
-/** Decodes a directory with its delegation at `now`, in seconds since 1970. Throws {@link ListError}. */
-export async function decodeDirectory(bytes: Uint8Array, trust: Trust, now: number): Promise<Directory> {
-  if (bytes.length > MAX_DIRECTORY) throw new ListError("malformed");
+/** A list with what vouches for it. */
+export type Vouched<T> = T & {
+  /** The root that has delegated to the list's key. */
+  readonly root: Bytes;
+  /** What the key has signed. */
+  readonly signed: Bytes;
+};
+
+/** Decodes a directory with its delegation at `now`, in seconds since 1970. Rejects with {@link ListError}. */
+export function decodeDirectory(bytes: Bytes, trust: ListTrust, now: number): Promise<Vouched<Directory>> {
   return decodeList(DIRECTORY, bytes, trust, now);
 }
 
-/** Decodes a shard with its delegation at `now`, in seconds since 1970. Throws {@link ListError}. */
-export function decodeShard(bytes: Uint8Array, trust: Trust, now: number): Promise<Shard> {
+/** Decodes a shard with its delegation at `now`, in seconds since 1970. Rejects with {@link ListError}. */
+export function decodeShard(bytes: Bytes, trust: ListTrust, now: number): Promise<Vouched<Shard>> {
   return decodeList(SHARD, bytes, trust, now);
+}
+
+/** Whether the root of a list does not count at `now`, or its key was revoked. */
+export function signerFault(
+  { root, keyId }: Pick<Vouched<NodeList>, "root" | "keyId">,
+  trust: ListTrust,
+  now: number,
+): ListFault | undefined {
+  if (!trust.accepts(root, now)) return "not-by-a-root";
+  return trust.revokes(keyId) ? "revoked-key" : undefined;
 }
 
 async function decodeList<T extends NodeList & { nodes: readonly unknown[] }>(
   kind: Kind<T>,
-  bytes: Uint8Array,
-  trust: Trust,
+  bytes: Bytes,
+  trust: ListTrust,
   now: number,
-): Promise<T> {
-  const length = (bytes[0] ?? 0) + (bytes[1] ?? 0) * 256;
-  const delegation = await tryDecode(DELEGATION, bytes.subarray(2, 2 + length));
+): Promise<Vouched<T>> {
+  const at = 2 + (bytes[0] ?? 0) + (bytes[1] ?? 0) * 256;
+  const delegation = await tryDecode(DELEGATION, bytes.subarray(2, at));
   if (delegation === undefined) throw new ListError("malformed");
-  if (!trust.roots.some((root) => isSame(root, delegation.root))) throw new ListError("not-by-a-root");
-  if (trust.revoked.has(toBase64url(delegation.key))) throw new ListError("revoked-key");
-  const list = await tryDecode(kind, bytes.subarray(2 + length));
+  const { root, key } = delegation;
+  const fault = signerFault({ root, keyId: key }, trust, now);
+  if (fault !== undefined) throw new ListError(fault);
+  const signed = bytes.slice(at);
+  const list = await tryDecode(kind, signed);
   if (list === undefined) throw new ListError("malformed");
-  const federation = await federationId(trust.roots);
-  if (!isSame(federation, delegation.federation) || !isSame(federation, list.federation)) {
+  const federation = await trust.federation;
+  if (!equalBytes(federation, delegation.federation) || !equalBytes(federation, list.federation)) {
     throw new ListError("other-federation");
   }
-  if (!isSame(list.keyId, delegation.key)) throw new ListError("not-by-the-delegate");
+  if (!equalBytes(list.keyId, key)) throw new ListError("not-by-the-delegate");
   const latest = now + MAX_CLOCK_SKEW;
   if (delegation.notBefore > latest || list.issuedAt > latest || list.seq / 1000 > latest) {
     throw new ListError("from-the-future");
   }
   const isOver = delegation.expiresAt <= now || list.expiresAt <= now;
-  if (isOver || list.expiresAt > list.issuedAt + MAX_LIST_LIFETIME) throw new ListError("expired");
+  if (isOver || list.expiresAt > list.issuedAt + MAX_LIFETIME) throw new ListError("expired");
   if (list.nodes.length === 0) throw new ListError("empty");
-  return list;
+  return { ...list, root, signed };
 }
 
 /** The most records of a directory whose signatures are verified. Each takes milliseconds on a slow device. */
@@ -381,41 +398,8 @@ export async function recordsOf(directory: Directory, now: number): Promise<Node
   const records = decoded.filter((record) => record !== undefined);
   return records.filter(
     (record) =>
-      isSame(record.federation, directory.federation) &&
+      equalBytes(record.federation, directory.federation) &&
       record.issuedAt <= now + MAX_CLOCK_SKEW &&
-      record.expiresAt <= record.issuedAt + MAX_LIST_LIFETIME,
+      record.expiresAt <= record.issuedAt + MAX_LIFETIME,
   );
-}
-
-/** Decodes a revocation that one of these roots has signed, or returns `undefined`. */
-export async function decodeRevocation(
-  bytes: Uint8Array,
-  roots: readonly Uint8Array[],
-): Promise<KeyRevocation | undefined> {
-  const revocation = await tryDecode(KEY_REVOCATION, bytes);
-  const counts =
-    revocation !== undefined &&
-    roots.some((root) => isSame(root, revocation.root)) &&
-    !roots.some((root) => isSame(root, revocation.key)) &&
-    isSame(revocation.federation, await federationId(roots));
-  return counts ? revocation : undefined;
-}
-
-const MAX_REVOCATIONS = 64;
-
-/** Decodes a list of revocations: each with its length in two bytes, little endian, in front. Skips invalid ones. */
-export async function decodeRevocations(bytes: Uint8Array, roots: readonly Uint8Array[]): Promise<KeyRevocation[]> {
-  const revocations: KeyRevocation[] = [];
-  let at = 0;
-  for (let count = 0; count < MAX_REVOCATIONS && at + 2 <= bytes.length; count++) {
-    const length = (bytes[at] as number) + (bytes[at + 1] as number) * 256;
-    const revocation = await decodeRevocation(bytes.subarray(at + 2, at + 2 + length), roots);
-    if (revocation !== undefined) revocations.push(revocation);
-    at += 2 + length;
-  }
-  return revocations;
-}
-
-function isSame(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, at) => byte === b[at]);
 }

@@ -10,6 +10,7 @@ import {
   type SourceKind,
   UNKNOWN_WEIGHT,
 } from "./source.js";
+import type { Trust } from "./trust.js";
 
 /** The most nodes. */
 const MAX_NODES = 256;
@@ -48,8 +49,8 @@ export interface CacheData {
   readonly nodes: readonly CachedNode[];
   /** The newest `seq` of each key and form, and when that list was issued. */
   readonly newest: readonly { readonly key: string; readonly seq: number; readonly issuedAt: number }[];
-  /** The base64url texts of keys that a root has revoked. */
-  readonly revoked: readonly string[];
+  /** The base64url text of the list of what the roots have stated. Earlier versions have not stored it. */
+  readonly statements?: string;
 }
 
 /** Where a cache is stored. A failed write loses what was learned since the last one. */
@@ -66,48 +67,42 @@ export type ListVerdict = "new" | "older" | "equivocation";
 /** The cache of one client. */
 export class NodeCache {
   readonly #store: CacheStore | undefined;
+  readonly #trust: Trust;
   #nodes = new Map<string, CachedNode>();
   #newest = new Map<string, { seq: number; issuedAt: number }>();
-  #revoked = new Set<string>();
   /** The signed bytes of each list of this run, to detect two different ones. */
   readonly #lists = new Map<string, string>();
 
-  constructor(store?: CacheStore) {
+  constructor(store: CacheStore | undefined, trust: Trust) {
     this.#store = store;
+    this.#trust = trust;
   }
 
-  /** Loads what is stored. A damaged store counts as empty. */
+  /** Loads what is stored. A damaged store counts as empty. Rejects if the roots' statements in it cannot be read now. */
   async load(): Promise<void> {
+    let data: CacheData | undefined;
     try {
-      const data = await this.#store?.load();
+      data = await this.#store?.load();
       if (data === undefined) return;
       const nodes = new Map(data.nodes.map((node) => [node.id, node]));
       const newest = new Map(data.newest.map(({ key, seq, issuedAt }) => [key, { seq, issuedAt }]));
-      [this.#nodes, this.#newest, this.#revoked] = [nodes, newest, new Set(data.revoked)];
+      [this.#nodes, this.#newest] = [nodes, newest];
     } catch {
       // Damaged, or of another version.
     }
+    await this.#trust.learn(fromBase64url(data?.statements) ?? new Uint8Array(0));
   }
 
   /** Stores the cache. */
   async save(): Promise<void> {
     const newest = [...this.#newest].map(([key, value]) => ({ key, ...value }));
-    const data = { nodes: [...this.#nodes.values()], newest, revoked: [...this.#revoked] };
+    const statements = toBase64url(this.#trust.statements);
+    const data = { nodes: [...this.#nodes.values()], newest, statements };
     await this.#store?.save(data).catch(() => undefined);
   }
 
   get isEmpty(): boolean {
     return this.#nodes.size === 0;
-  }
-
-  /** The base64url texts of revoked keys. */
-  get revoked(): ReadonlySet<string> {
-    return this.#revoked;
-  }
-
-  /** Adds revoked keys. They are never removed. */
-  revoke(keys: readonly string[]): void {
-    for (const key of keys) this.#revoked.add(key);
   }
 
   /** Whether a list of the last day is known. */

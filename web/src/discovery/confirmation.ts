@@ -1,10 +1,12 @@
-/** The rest of a search after a node was found: late sources, revoked keys, and a second node that proves its key. */
+/** The rest of a search after a node was found: late sources, statements of roots, and a second node that proves its key. */
 import type { Timers } from "../core/clock.js";
 import { type Connection, type DialContext, DialError, dial } from "../core/connection.js";
 import type { Confirmation } from "../core/node-finder.js";
 import type { NodeCache } from "./cache.js";
 import { CONFIRM_TIMEOUT, CONFIRMING_AT_A_TIME, confirmingCandidates, type Endorsements, evaluate } from "./confirm.js";
+import { type Fetch, originOf } from "./http.js";
 import type { Candidate } from "./source.js";
+import { fetchStatements, type Trust } from "./trust.js";
 
 /** A search that has found a node. */
 export interface FinishedSearch {
@@ -21,7 +23,8 @@ export interface FinishedSearch {
   /** The queries that have not been answered yet. */
   running(): readonly Promise<void>[];
   queryUnasked(): boolean;
-  revokedKeys(signal: AbortSignal): Promise<readonly string[]>;
+  readonly trust: Trust;
+  readonly fetcher: Fetch;
 }
 
 /** Confirms the node that was found. Ends {@link CONFIRM_TIMEOUT} after the start of the search at most. */
@@ -34,8 +37,7 @@ export async function confirm(search: FinishedSearch): Promise<Confirmation> {
   const unix = () => Math.floor(context.clock.unixMs() / 1000);
   const dialled = new Set<string>();
   try {
-    const revoked = search.revokedKeys(signal).then((keys) => cache.revoke(keys));
-    await Promise.race([Promise.all([...search.running(), revoked]), over]);
+    await Promise.race([Promise.all([...search.running(), learnStatements(search, signal)]), over]);
     let hasSecond = cache.isFresh(unix()) && (await proveSecond(search, dialled, signal));
     if (!hasSecond && !signal.aborted && search.queryUnasked()) {
       await Promise.race([Promise.all(search.running()), over]);
@@ -46,6 +48,15 @@ export async function confirm(search: FinishedSearch): Promise<Confirmation> {
   } finally {
     cancel();
   }
+}
+
+/** Asks the node that was found for what the roots have stated: a thief of an online key may control the registry, too. */
+async function learnStatements(search: FinishedSearch, signal: AbortSignal): Promise<void> {
+  const { trust, fetcher, connection, context } = search;
+  if (trust.pinned.length === 0) return;
+  const list = await fetchStatements(fetcher, originOf(connection.url), signal);
+  // If it cannot be read, the second node is asked all the same.
+  await trust.learn(list, Math.floor(context.clock.unixMs() / 1000)).catch(console.error);
 }
 
 async function proveSecond(search: FinishedSearch, dialled: Set<string>, signal: AbortSignal): Promise<boolean> {

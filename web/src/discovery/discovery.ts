@@ -1,8 +1,8 @@
 /** Finds nodes: queries the sources, races the dials, and has the result confirmed by a second source. */
-import { type Bytes, fromBase64url, toBase64url } from "../core/bytes.js";
+import { type Bytes, toBase64url } from "../core/bytes.js";
 import type { Clock, Timers } from "../core/clock.js";
 import { type Connection, type DialContext, DialError, type DialFault, dial } from "../core/connection.js";
-import { endpointText, parseEndpointText, urlOf } from "../core/endpoint.js";
+import { type Endpoint, endpointText, parseEndpointText, urlOf } from "../core/endpoint.js";
 import {
   DiscoverError,
   type FoundNode,
@@ -11,13 +11,12 @@ import {
   type SourceReport,
 } from "../core/node-finder.js";
 import { isPublicUrl, isThisMachine } from "../core/special.js";
-import { federationId } from "../core/statements.js";
 import { type CacheStore, NodeCache } from "./cache.js";
 import { type Fetch, isDeniedLocally, LOCAL_NETWORK_DENIED } from "./http.js";
 import type { Link } from "./link.js";
 import { parseManualNode } from "./manual.js";
 import { Race } from "./race.js";
-import { fetchRevocationsOfNode, registrySource } from "./registry.js";
+import { registrySource } from "./registry.js";
 import {
   type Candidate,
   hasTls,
@@ -27,6 +26,7 @@ import {
   SourceError,
   type SourceResponse,
 } from "./source.js";
+import { Trust } from "./trust.js";
 
 /** The most nodes of a contact. */
 const MAX_REFERRALS = 3;
@@ -35,8 +35,10 @@ const MAX_REFERRALS = 3;
 export interface DiscoveryOptions {
   /** URLs of the federation's registries, or of files that are a directory. */
   readonly registries?: readonly string[];
-  /** The federation's root keys, as base64url. Lists of nodes have to be signed under one of them. */
+  /** The federation's root keys, as base64url. Lists of nodes have to be signed under one of them, or one that follows it. */
   readonly roots?: readonly string[];
+  /** The federation's id in 32 hexadecimal digits, if `roots` are not its founding ones. */
+  readonly federation?: string;
   /** DNS names whose TXT records list nodes, and the URLs of the providers of DNS over HTTPS that are asked. */
   readonly dns?: { readonly names: readonly string[]; readonly providers: readonly string[] };
   /** Nodes that the person or the app names: `wss://host:port#KEY`. */
@@ -74,25 +76,22 @@ export class Discovery implements NodeFinder {
   readonly #options: DiscoveryOptions;
   readonly #context: DialContext;
   readonly #cache: NodeCache;
-  readonly #roots: readonly Bytes[];
+  readonly #trust: Trust;
   readonly #links: Link[] = [];
   readonly #linkFaults: string[] = [];
   readonly #manual: Candidate[];
   #referrals: readonly string[] = [];
+  #alternatives: Promise<readonly Endpoint[]> | undefined;
   #loaded: Promise<void> | undefined;
 
-  /** Throws `SyntaxError` if a root key or a node is not valid. */
+  /** Throws `SyntaxError` if an option is not valid. */
   constructor(options: DiscoveryOptions, clock: Clock, timers: Timers) {
     const webSocket = options.webSocket ?? globalThis.WebSocket;
     if (webSocket === undefined) throw new TypeError("this platform has no WebSocket: pass the option webSocket");
     this.#options = options;
     this.#context = { webSocket, clock, timers };
-    this.#cache = new NodeCache(options.cache);
-    this.#roots = (options.roots ?? []).map((text) => {
-      const key = fromBase64url(text, 32);
-      if (key === undefined) throw new SyntaxError(`not a root key: ${text}`);
-      return key;
-    });
+    this.#trust = new Trust(options.roots, options.federation);
+    this.#cache = new NodeCache(options.cache, this.#trust);
     this.#manual = (options.nodes ?? []).map(parseManualNode);
     for (const url of [...(options.registries ?? []), ...(options.dns?.providers ?? [])]) {
       if (!/^https?:/.test(url) || !URL.canParse(url)) throw new SyntaxError(`not a URL with https://: ${url}`);
@@ -109,11 +108,20 @@ export class Discovery implements NodeFinder {
 
   /** The id of the federation whose root keys are pinned, or `undefined`. */
   async federation(): Promise<Bytes | undefined> {
-    return this.#roots.length === 0 ? undefined : federationId(this.#roots);
+    return this.#trust.pinned.length === 0 ? undefined : this.#trust.federation;
   }
 
   setReferrals(nodes: readonly string[]): void {
     this.#referrals = nodes;
+  }
+
+  setAlternatives(records?: unknown): void {
+    // Loaded now, as the node that stops may be the one that serves the page. The other sources may do without them.
+    this.#alternatives = records
+      ? import("./alternatives.js")
+          .then((module) => module.readAlternatives(records, this.#trust, this.#unix(), this.#options.isPrivate))
+          .catch(() => [])
+      : undefined;
   }
 
   usableReferrals(nodes: readonly string[]): readonly string[] {
@@ -127,9 +135,14 @@ export class Discovery implements NodeFinder {
   }
 
   async search(avoid: ReadonlySet<string>, signal: AbortSignal): Promise<FoundNode> {
-    this.#loaded ??= this.#load();
+    this.#loaded ??= this.#load().catch((error) => {
+      // The next search tries it again.
+      this.#loaded = undefined;
+      throw error;
+    });
     await this.#loaded;
-    return new Search(this.#context, this.#cache, this.#sources(), avoid, this.#options, this.#roots, signal).run();
+    const sources = this.#sources(await this.#alternatives);
+    return new Search(this.#context, this.#cache, sources, avoid, this.#options, this.#trust, signal).run();
   }
 
   async #load(): Promise<void> {
@@ -140,32 +153,31 @@ export class Discovery implements NodeFinder {
     }
   }
 
-  #sources(): Source[] {
+  #sources(alternatives: readonly Endpoint[] = []): Source[] {
     const { registries = [], dns, isPrivate = false } = this.#options;
     const fetcher = fetcherOf(this.#options);
     const now = this.#unix();
     const links = this.#links.filter((link) => link.expiresAt > now).flatMap((link) => link.nodes);
-    const referrals = this.#referrals.map(parseEndpointText).filter((endpoint) => endpoint !== undefined);
+    const shared = this.#referrals.map(parseEndpointText).filter((endpoint) => endpoint !== undefined);
+    const referrals = [...alternatives, ...shared];
     const sources: Source[] = [];
     if (!this.#cache.isEmpty) sources.push(localSource("cache", () => this.#cache.candidates(now)));
     if (this.#manual.length > 0) sources.push(localSource("manual", () => this.#manual));
     for (const fault of this.#linkFaults) {
-      sources.push({ kind: "link", label: undefined, list: () => Promise.reject(new SourceError(fault)) });
+      sources.push({ kind: "link", list: () => Promise.reject(new SourceError(fault)) });
     }
     for (const [kind, endpoints] of [["link", links] as const, ["referral", referrals] as const]) {
       const named = endpoints.map((one) => newCandidate(urlOf(one), one.node, toBase64url(one.node), kind));
       if (named.length > 0) sources.push(localSource(kind, () => named));
     }
-    const revoked = () => this.#cache.revoked;
-    if (registries.length > 0) sources.push(registrySource(registries, this.#roots, revoked, isPrivate, fetcher));
+    if (registries.length > 0) sources.push(registrySource(registries, this.#trust, isPrivate, fetcher));
     for (const provider of dns?.names.length ? dns.providers : []) {
       sources.push({
         kind: "dns",
         label: new URL(provider).host,
         list: async (at, signal) => {
           const { queryShards } = await import("./doh.js");
-          const trust = { roots: this.#roots, revoked: revoked() };
-          return queryShards(fetcher, provider, dns?.names ?? [], trust, isPrivate, at, signal);
+          return queryShards(fetcher, provider, dns?.names ?? [], this.#trust, isPrivate, at, signal);
         },
       });
     }
@@ -188,7 +200,7 @@ class Search {
   readonly #sources: readonly Source[];
   readonly #race: Race;
   readonly #options: DiscoveryOptions;
-  readonly #roots: readonly Bytes[];
+  readonly #trust: Trust;
   readonly #signal: AbortSignal;
   readonly #began: number;
   readonly #reports: SourceReport[] = [];
@@ -208,14 +220,14 @@ class Search {
     sources: readonly Source[],
     avoid: ReadonlySet<string>,
     options: DiscoveryOptions,
-    roots: readonly Bytes[],
+    trust: Trust,
     signal: AbortSignal,
   ) {
     this.#context = context;
     this.#cache = cache;
     this.#sources = sources;
     this.#options = options;
-    this.#roots = roots;
+    this.#trust = trust;
     this.#signal = AbortSignal.any([signal, this.#overAt.signal]);
     this.#began = context.clock.now();
     const kinds = sources.map((source) => source.kind);
@@ -294,7 +306,6 @@ class Search {
   }
 
   #handleResponse(index: number, source: Source, response: SourceResponse): void {
-    this.#cache.revoke(response.revoked);
     const verdicts = response.lists.map((list) => this.#cache.judge(list));
     if (verdicts.includes("equivocation")) this.#hasEquivocation = true;
     if (verdicts.length > 0 && verdicts.every((verdict) => verdict === "older")) {
@@ -384,7 +395,8 @@ class Search {
         signal: this.#signal,
         running: () => [...this.#queries.values()],
         queryUnasked: () => this.#queryUnasked(),
-        revokedKeys: (signal) => fetchRevocationsOfNode(fetcherOf(this.#options), connection.url, this.#roots, signal),
+        trust: this.#trust,
+        fetcher: fetcherOf(this.#options),
       });
       return { confirmation, reports: this.#allReports() };
     } finally {

@@ -7,16 +7,20 @@ import { decode, encode, RECURSION_DESIRED } from "@dnsquery/dns-packet";
 import { type Bytes, concat, fromBase64url, toBase64url, utf8Text } from "../core/bytes.js";
 import { urlOf } from "../core/endpoint.js";
 import { isPublicUrl } from "../core/special.js";
-import { decodeRevocation, decodeShard, ListError, type Trust } from "../core/statements.js";
+import { decodeShard, ListError } from "../core/statements.js";
 import { type Fetch, get } from "./http.js";
-import { listFault, listOf } from "./registry.js";
+import { listOf } from "./registry.js";
 import { newCandidate, SourceError, type SourceResponse } from "./source.js";
+import { framed, type Trust } from "./trust.js";
 
 const MEDIA_TYPE = "application/dns-message";
 const MAX_ANSWER = 65_535;
 const SHARD = "chappe1=";
-const REVOCATION = "chappe1r=";
 const MAX_SHARD_TEXT = 1232;
+/** A succession of roots, or a revocation. */
+const STATEMENT = /^chappe1[sr]=(.*)$/;
+/** The most statements of one name: all that a federation can have. */
+const MAX_STATEMENTS = 12 + 64;
 
 /** Queries the TXT records of these names at a provider. Rejects with {@link SourceError}. */
 export async function queryShards(
@@ -29,11 +33,12 @@ export async function queryShards(
   signal: AbortSignal,
 ): Promise<SourceResponse> {
   const answers = await Promise.allSettled(names.map((name) => queryTxt(fetcher, provider, name, signal)));
-  const texts = answers.flatMap((answer) => (answer.status === "fulfilled" ? answer.value : []));
+  const found = answers.map((answer) => (answer.status === "fulfilled" ? answer.value : []));
+  const texts = found.flat();
   const failed = answers.find((answer) => answer.status === "rejected");
   if (texts.length === 0 && failed !== undefined) throw failed.reason;
-  const revoked = (await Promise.all(texts.map((text) => readRevocation(text, trust)))).flat();
-  const known = { roots: trust.roots, revoked: new Set([...trust.revoked, ...revoked]) };
+  // Statements count even without a list, and the lists may depend on them.
+  for (const ofName of found) await trust.learn(statementsOf(ofName), now);
   const response = {
     candidates: [] as SourceResponse["candidates"][number][],
     lists: [] as SourceResponse["lists"][number][],
@@ -43,9 +48,8 @@ export async function queryShards(
     if (!text.startsWith(SHARD) || text.length > MAX_SHARD_TEXT) continue;
     const bytes = fromBase64url(text.slice(SHARD.length)) ?? new Uint8Array(0);
     try {
-      const shard = await decodeShard(bytes, known, now);
-      const signed = bytes.slice(2 + (bytes[0] as number) + (bytes[1] as number) * 256);
-      response.lists.push(listOf("shard", shard, signed));
+      const shard = await decodeShard(bytes, trust, now);
+      response.lists.push(listOf("shard", shard));
       const usable = shard.nodes.filter((node) => isPrivate || !isPublicUrl(provider) || isPublicUrl(urlOf(node)));
       response.candidates.push(
         ...usable.map((node) => newCandidate(urlOf(node), node.node, toBase64url(node.node), "dns")),
@@ -56,15 +60,15 @@ export async function queryShards(
     }
   }
   if (response.candidates.length === 0) {
-    throw new SourceError(fault === undefined ? "the names have no list of nodes" : listFault(fault));
+    throw new SourceError(fault?.message ?? "the names have no list of nodes");
   }
-  return { ...response, revoked };
+  return response;
 }
 
-async function readRevocation(text: string, trust: Trust): Promise<string[]> {
-  const bytes = text.startsWith(REVOCATION) ? fromBase64url(text.slice(REVOCATION.length)) : undefined;
-  const revocation = bytes && (await decodeRevocation(bytes, trust.roots));
-  return revocation === undefined ? [] : [toBase64url(revocation.key)];
+/** The statements of roots among the records of one name, as a list. */
+function statementsOf(texts: readonly string[]): Bytes {
+  const statements = texts.flatMap((text) => fromBase64url(STATEMENT.exec(text)?.[1]) ?? []);
+  return concat(...statements.slice(0, MAX_STATEMENTS).map(framed));
 }
 
 async function queryTxt(fetcher: Fetch, provider: string, name: string, signal: AbortSignal): Promise<string[]> {

@@ -6,10 +6,11 @@ import { type Bytes, equalBytes, fromBase64url, toBase64url, utf8Text } from "..
 import { urlOf } from "../core/endpoint.js";
 import { parseObject } from "../core/messages.js";
 import { isPublicUrl } from "../core/special.js";
-import { federationId } from "../core/statements.js";
-import { type Fetch, get } from "./http.js";
+import { federationId, toHex } from "../core/statements.js";
+import { type Fetch, get, originOf } from "./http.js";
 import { parseLink } from "./link.js";
 import { SourceError } from "./source.js";
+import { fetchStatements, Trust } from "./trust.js";
 
 /** The longest response: eight keys and a few URLs. */
 const MAX_LENGTH = 4_096;
@@ -21,6 +22,8 @@ const BARE_URL = /^https?:\/\/[^\s@,?#]+$/;
 /** A federation, for `ClientOptions`. */
 export interface Federation {
   readonly roots: readonly string[];
+  /** The federation's id, if `roots` are not its founding ones. */
+  readonly federation?: string;
   readonly registries: readonly string[];
 }
 
@@ -33,8 +36,8 @@ export interface FederationOptions {
 }
 
 /**
- * Fetches the federation that a link commits to, from the link's nodes, one after another: up to six seconds each. Returns
- * `undefined` if the link names no federation. Rejects with `LinkError`, and with the cause of the last node if none answers.
+ * Fetches the federation that a link commits to, from the link's nodes, one after another: up to twelve seconds each. If its
+ * root was replaced, `roots` are those that count now, as far as the node knows. Returns `undefined` if the link names no federation. Rejects with `LinkError`, and with the cause of the last node if none answers.
  */
 export async function fetchFederation(
   link: string,
@@ -66,7 +69,7 @@ async function fetchFromNode(
   isPrivate: boolean,
   signal: AbortSignal,
 ): Promise<Federation> {
-  const origin = nodeUrl.replace(/^ws/, "http").replace(/^([a-z]+:\/\/[^/]*).*$/, "$1");
+  const origin = originOf(nodeUrl);
   const bytes = await get(fetcher, `${origin}/v1/federation`, "application/json", MAX_LENGTH, signal);
   const { roots, registries } = parseObject(utf8Text(bytes)) ?? {};
   const keys = (Array.isArray(roots) ? roots : []).map((root) => fromBase64url(root, 32));
@@ -78,5 +81,10 @@ async function fetchFromNode(
   const isUsable = (url: unknown): url is string =>
     typeof url === "string" && BARE_URL.test(url) && URL.canParse(url) && (isPrivate || isPublicUrl(url));
   const usable = (Array.isArray(registries) ? registries : []).filter(isUsable).slice(0, MAX_REGISTRIES);
-  return { roots: keys.map(toBase64url), registries: usable };
+  const trust = new Trust(keys.map(toBase64url));
+  await trust.learn(await fetchStatements(fetcher, origin, signal), Math.floor(Date.now() / 1000));
+  const current = trust.current.map(toBase64url);
+  // A later root is pinned at once: whoever has stolen the old one cannot mislead this client then.
+  const isRotated = current.join() !== keys.map(toBase64url).join();
+  return { roots: current, ...(isRotated ? { federation: toHex(federation) } : {}), registries: usable };
 }

@@ -9,6 +9,14 @@ const TIMEOUT = 6_000;
 /** The part of `fetch` that discovery uses. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
+/** The media type of signed statements. */
+export const OCTETS = "application/octet-stream";
+
+/** Where a node serves its pages, by the URL of its WebSocket. */
+export function originOf(nodeUrl: string): string {
+  return nodeUrl.replace(/^ws/, "http").replace(/^([a-z]+:\/\/[^/]*).*$/, "$1");
+}
+
 /** Gets at most `maxLength` bytes. Rejects with {@link SourceError}. */
 export async function get(
   fetcher: Fetch,

@@ -5,7 +5,7 @@ import { type Bytes, equalBytes } from "../core/bytes.js";
 import { type Endpoint, isWellFormed, readEndpoint, urlOf } from "../core/endpoint.js";
 import { DecodeError, Reader } from "../core/postcard.js";
 import { isPublicUrl } from "../core/special.js";
-import { LinkError } from "./link-error.js";
+import { LinkError, type LinkFault } from "./link-error.js";
 
 /** The most nodes in a link. */
 export const MAX_LINK_NODES = 3;
@@ -18,6 +18,20 @@ const MAX_TEXT = 1024;
 export const VERSION = 2;
 const CHECKSUM = 4;
 export const PREFIX = "CHAPPE:";
+
+const FAULTS: Record<LinkFault, string> = {
+  "not-a-link": "not a link: CHAPPE:… or https://…/i#… is expected",
+  "too-long": "the link is too long",
+  checksum: "a character of the link is missing or wrong",
+  "newer-version": "the link needs a newer version of this software",
+  malformed: "the link is damaged",
+  expired: "the link has expired: ask for a new one",
+  private: "the link contains an address in a private network",
+};
+
+function linkError(fault: LinkFault): LinkError {
+  return new LinkError(fault, FAULTS[fault]);
+}
 
 /** A link with nodes and pinned keys, and for pairing also a code. */
 export interface Link {
@@ -33,13 +47,13 @@ export interface Link {
 /** Parses what a person has pasted or a camera has read. `now` is in seconds since 1970. Throws {@link LinkError}. */
 export function parseLink(text: string, now: number, isPrivate = false): Link {
   const trimmed = text.trim();
-  if (trimmed.length > MAX_TEXT) throw new LinkError("too-long");
+  if (trimmed.length > MAX_TEXT) throw linkError("too-long");
   const encoded = /^https:\/\/[^#]*\/i#(.*)$/s.exec(trimmed)?.[1] ?? /^chappe:.*$/is.exec(trimmed)?.[0];
-  if (encoded === undefined) throw new LinkError("not-a-link");
+  if (encoded === undefined) throw linkError("not-a-link");
   const capitals = encoded.toUpperCase();
   const link = decode(fromBase32(capitals.startsWith(PREFIX) ? capitals.slice(PREFIX.length) : capitals));
-  if (link.expiresAt <= now || link.expiresAt > now + MAX_LIFETIME) throw new LinkError("expired");
-  if (!isPrivate && !link.nodes.every((node) => isPublicUrl(urlOf(node)))) throw new LinkError("private");
+  if (link.expiresAt <= now || link.expiresAt > now + MAX_LIFETIME) throw linkError("expired");
+  if (!isPrivate && !link.nodes.every((node) => isPublicUrl(urlOf(node)))) throw linkError("private");
   return link;
 }
 
@@ -47,16 +61,15 @@ function fromBase32(text: string): Bytes {
   try {
     return new Uint8Array(base32nopad.decode(text));
   } catch {
-    throw new LinkError("not-a-link");
+    throw linkError("not-a-link");
   }
 }
 
 function decode(bytes: Bytes): Link {
-  if (bytes.length > MAX_BYTES) throw new LinkError("too-long");
+  if (bytes.length > MAX_BYTES) throw linkError("too-long");
   const body = bytes.subarray(0, -CHECKSUM);
-  if (bytes.length <= CHECKSUM || !equalBytes(checksum(body), bytes.subarray(-CHECKSUM)))
-    throw new LinkError("checksum");
-  if (body[0] !== VERSION) throw new LinkError("newer-version");
+  if (bytes.length <= CHECKSUM || !equalBytes(checksum(body), bytes.subarray(-CHECKSUM))) throw linkError("checksum");
+  if (body[0] !== VERSION) throw linkError("newer-version");
   try {
     const reader = new Reader(body.subarray(1));
     const link = {
@@ -71,7 +84,7 @@ function decode(bytes: Bytes): Link {
   } catch (error) {
     if (!(error instanceof DecodeError)) throw error;
   }
-  throw new LinkError("malformed");
+  throw linkError("malformed");
 }
 
 /** The first four bytes of SHA-256: it detects typos. */

@@ -80,8 +80,6 @@ export interface SeenList {
 export interface SourceResponse {
   readonly candidates: readonly Candidate[];
   readonly lists: readonly SeenList[];
-  /** The base64url texts of keys that a root has revoked. */
-  readonly revoked: readonly string[];
 }
 
 /** A source named no usable node. The message says why, for people. */
@@ -93,7 +91,7 @@ export class SourceError extends Error {
 export interface Source {
   readonly kind: SourceKind;
   /** A host that distinguishes sources of one kind. */
-  readonly label: string | undefined;
+  readonly label?: string;
   /** Rejects with {@link SourceError}. `now` is in seconds since 1970. */
   list(now: number, signal: AbortSignal): Promise<SourceResponse>;
 }
@@ -102,11 +100,10 @@ export interface Source {
 export function localSource(kind: SourceKind, candidates: () => readonly Candidate[]): Source {
   return {
     kind,
-    label: undefined,
     list: () => {
       const named = candidates();
       if (named.length === 0) return Promise.reject(new SourceError("it has no node"));
-      return Promise.resolve({ candidates: named, lists: [], revoked: [] });
+      return Promise.resolve({ candidates: named, lists: [] });
     },
   };
 }

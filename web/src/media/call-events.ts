@@ -51,7 +51,8 @@ export interface MediaOptions {
 
 /** What a call needs of its client. */
 export interface CallParts {
-  readonly iceServers: () => Promise<IceConfiguration>;
+  /** Rejects if the node gives none now and only relays may be used. */
+  readonly iceServers: (isRelayOnly: boolean) => Promise<IceConfiguration>;
   /** Checks the session with the node: a new path is negotiated on it. */
   readonly checkSession: () => void;
   readonly clock: Clock;

@@ -78,7 +78,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     isRejoin: boolean,
   ): Promise<Call> {
     const isRelayOnly = options.isRelayOnly ?? parts.isRelayOnly;
-    const { iceServers, ttl } = await parts.iceServers();
+    const { iceServers, ttl } = await parts.iceServers(isRelayOnly);
     const peer = await createPeer(peerConfiguration(iceServers, isRelayOnly));
     const sent = new SentMedia();
     const early: string[] = [];
@@ -166,7 +166,7 @@ export class Call extends TypedEventTarget<CallEvents> {
       signalling.decline();
       throw new MediaError("not-of-the-profile");
     }
-    const { iceServers, ttl } = await this.#parts.iceServers();
+    const { iceServers, ttl } = await this.#parts.iceServers(this.#isRelayOnly);
     const peer = await createPeer(peerConfiguration(iceServers, this.#isRelayOnly));
     // The other side's device may have been loaded again meanwhile: the newer call has a connection of its own.
     if (this.#signalling !== signalling) return peer.close();
@@ -318,10 +318,16 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#peer = peer;
     this.#told = "";
     const { clock, timers, quality, iceServers } = this.#parts;
-    this.#renewal = new Renewal(clock, timers, iceServers, (servers) => {
-      peer.setConfiguration(peerConfiguration(servers, this.#isRelayOnly));
-      this.restart();
-    });
+    // Relays that are in use are not given up for none.
+    this.#renewal = new Renewal(
+      clock,
+      timers,
+      () => iceServers(true),
+      (servers) => {
+        peer.setConfiguration(peerConfiguration(servers, this.#isRelayOnly));
+        this.restart();
+      },
+    );
     this.#renewal.schedule(ttl);
     this.#monitor = new Monitor(peer, clock, timers, quality, {
       expectsSound: () => this.#remote.sendsSound,

@@ -44,7 +44,7 @@ export class Renewal {
   async #renew(): Promise<void> {
     try {
       const { iceServers, ttl } = await this.#request();
-      if (ttl <= 0) throw new Error();
+      if (ttl <= 0 || iceServers.length === 0) throw new Error();
       if (this.#isStopped) return;
       this.#use(iceServers);
       this.schedule(ttl);

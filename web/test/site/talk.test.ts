@@ -214,7 +214,7 @@ test.skipIf(!isInstalled)(
     await ada.sees("end_declined");
     // Who was declined may not ring again at once.
     await ada.click("callAgain");
-    await ada.sees("end_busy");
+    await ada.sees("end_too_often");
     await ada.click("close");
   },
   90_000,

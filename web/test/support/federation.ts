@@ -1,6 +1,6 @@
 /** A federation of real nodes: the `chappe` binary of this repository, with its registry and nodes on loopback. */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -137,6 +137,13 @@ export async function startFederation(nodes = 3, sets: readonly string[] = [], p
 export interface ProcessFederation extends Federation {
   /** The contents of the TXT records for DNS, as the registry's operator publishes them. */
   shards(): Promise<string[]>;
+  /** The seed of the founding root's key. */
+  readonly rootSeed: Uint8Array;
+  /**
+   * Lets a new root take the place of the old one, which ends after this time, such as `30days`; called again, it changes
+   * that time alone. Restarts the registry. Returns the new root and the federation's id.
+   */
+  rotateRoot(overlap: string): Promise<{ readonly root: string; readonly id: string }>;
   /** Ends a node at once, as a crash does. */
   kill(node: string): Promise<void>;
   /** Starts a node again. */
@@ -148,20 +155,23 @@ function firstPort(): number {
   return 20_000 + 20 * Math.floor(Math.random() * 600);
 }
 
-/** Starts a registry and nodes, each in its own process. */
-export async function startProcesses(count = 3): Promise<ProcessFederation> {
+/** Starts a registry and nodes, each in its own process. Nodes ask the registry this often, such as `1s`. */
+export async function startProcesses(count = 3, renewEvery?: string): Promise<ProcessFederation> {
   const folder = mkdtempSync(join(tmpdir(), "chappe-federation-"));
   // Writes keys and configs, and stops after its call.
   const names = ["--nodes", String(count), "--dir", folder, "--port", String(firstPort())];
   const made = new Command(["up", "--json", "--once", ...names]);
   const { root } = await made.line("ready", (line) => line.event === "ready");
   if ((await made.exited) !== 0) throw new Error("the federation was not made");
+  const env = renewEvery === undefined ? {} : { CHAPPE_REGISTRY__RENEW_EVERY: renewEvery };
   const start = async (...args: string[]) => {
-    const process = new Command([...args, "--json"]);
+    const process = new Command([...args, "--json"], args[0] === "node" ? env : {});
     return { process, ready: await process.line("ready", (line) => line.event === "ready") };
   };
   const startNode = (number: number) => start("node", "run", "--config", join(folder, `node-${number}`, "node.toml"));
-  const registry = await start("bootstrap", "run", "--config", join(folder, "registry", "bootstrap.toml"));
+  const inRegistry = (file: string) => join(folder, "registry", file);
+  const startRegistry = () => start("bootstrap", "run", "--config", inRegistry("bootstrap.toml"));
+  let registry = await startRegistry();
   const started = await Promise.all(Array.from({ length: count }, (_, index) => startNode(index + 1)));
   const processes = new Map(
     started.map(({ process, ready }, index) => [String(ready.id), { process, number: index + 1 }]),
@@ -181,10 +191,26 @@ export async function startProcesses(count = 3): Promise<ProcessFederation> {
     root: String(root),
     nodes: started.map(({ ready }) => ({ id: String(ready.id), clientUrl: String(ready.client_url) })),
     shards: async () => {
-      const config = join(folder, "registry", "bootstrap.toml");
+      const config = inRegistry("bootstrap.toml");
       const args = ["bootstrap", "publish", "--config", config, "--registry", url, "--format", "txt"];
       const { stdout } = await promisify(execFile)(binary(), args);
       return stdout.split("\n").filter((line) => line !== "");
+    },
+    rootSeed: Buffer.from(readFileSync(inRegistry("root.key"), "utf8").trim(), "hex"),
+    rotateRoot: async (overlap) => {
+      const files = [
+        ["--new-key", "root-2.key"],
+        ["--delegation", "delegation"],
+        ["--file", "revocations"],
+        ["--beacon", "beacon"],
+        ...(existsSync(inRegistry("root-2.key")) ? [] : [["--key", "root.key"]]),
+      ].flatMap(([option, file]) => [option as string, inRegistry(file as string)]);
+      const args = ["--json", "bootstrap", "rotate-root", ...files, "--overlap", overlap];
+      const { stdout } = await promisify(execFile)(binary(), args);
+      const rotated = JSON.parse(stdout.split("\n")[0] ?? "") as { new: string; federation: string };
+      await registry.process.stop();
+      registry = await startRegistry();
+      return { root: rotated.new, id: rotated.federation };
     },
     kill: (node) => of(node).process.stop("SIGKILL"),
     revive: async (node) => {

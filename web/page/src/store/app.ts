@@ -124,7 +124,9 @@ export class App {
     const { isPrivate } = federation;
     // Without an answer the link's own nodes remain. If the link is at fault, pairing says so.
     const found = await fetchFederation(link, { isPrivate }).catch(() => undefined);
-    return { ...federation, ...found };
+    if (found === undefined) return federation;
+    const { roots, registries, federation: id = "" } = found;
+    return { ...federation, roots, registries, id };
   }
 
   #open(options: { federation: Federation; name: string; isExportable: boolean; link: string | undefined }): void {

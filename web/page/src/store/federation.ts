@@ -4,6 +4,8 @@
 export interface Federation {
   readonly registries: readonly string[];
   readonly roots: readonly string[];
+  /** The federation's id, if the roots are not its founding ones; else empty. */
+  readonly id: string;
   /** Nodes by hand: `wss://host:port#KEY`. */
   readonly nodes: readonly string[];
   readonly dnsNames: readonly string[];
@@ -14,6 +16,7 @@ export interface Federation {
 export const NO_FEDERATION: Federation = {
   registries: [],
   roots: [],
+  id: "",
   nodes: [],
   dnsNames: [],
   dnsProviders: [],
@@ -42,6 +45,7 @@ export function parseFragment(hash: string): Fragment {
   const federation: Federation = {
     registries: parameters.getAll("registry"),
     roots: parameters.getAll("root"),
+    id: parameters.get("federation") ?? "",
     nodes: parameters.getAll("node"),
     dnsNames: parameters.getAll("dns"),
     dnsProviders: parameters.getAll("doh"),
@@ -70,19 +74,21 @@ export function linesOf(text: string): string[] {
 }
 
 /** What is wrong with a federation, before a client is made of it. */
-export type FederationFault = "nothing" | "registry" | "root" | "root-missing" | "node";
+export type FederationFault = "nothing" | "registry" | "root" | "root-missing" | "id" | "node";
 
 /** A root key: 32 bytes as base64url. */
 const ROOT = /^[A-Za-z0-9_-]{43}$/;
+const ID = /^([0-9a-f]{32})?$/i;
 
 export function faultOf(federation: Federation): FederationFault | undefined {
-  const { registries, roots, nodes, dnsNames, dnsProviders } = federation;
+  const { registries, roots, id, nodes, dnsNames, dnsProviders } = federation;
   if (!namesNodes(federation)) return "nothing";
   const isUrl = (url: string) => /^https?:/.test(url) && URL.canParse(url);
   if (![...registries, ...dnsProviders].every(isUrl)) return "registry";
   if (!roots.every((root) => ROOT.test(root))) return "root";
   // Lists of nodes count only if they are signed.
   if (registries.length + dnsNames.length > 0 && roots.length === 0) return "root-missing";
+  if (!ID.test(id)) return "id";
   if (!nodes.every((node) => /^(wss?|chappe):\/\/\S+$/.test(node))) return "node";
   return undefined;
 }

@@ -88,11 +88,12 @@ export function databaseOf(profile: string): string {
 }
 
 function clientOf({ profile, federation, name, isExportable, link }: SessionOptions): Client {
-  const { registries, roots, nodes, dnsNames, dnsProviders, isPrivate } = federation;
+  const { registries, roots, id, nodes, dnsNames, dnsProviders, isPrivate } = federation;
   return new Client({
     profile: databaseOf(profile),
     registries,
     roots,
+    ...(id === "" ? {} : { federation: id }),
     nodes,
     ...(dnsNames.length > 0 ? { dns: { names: dnsNames, providers: dnsProviders } } : {}),
     isPrivate,

@@ -1,6 +1,6 @@
 /** The settings of this device. */
 import { type ReadonlySignal, type Signal, signal } from "@preact/signals-core";
-import type { Federation } from "./federation.js";
+import { type Federation, NO_FEDERATION } from "./federation.js";
 import type { Vault } from "./vault.js";
 
 export type Theme = "system" | "light" | "dark";
@@ -47,7 +47,9 @@ export class SettingsStore {
 
   async load(): Promise<void> {
     const stored = await this.#vault.get<Partial<Settings>>("settings");
-    this.#value.value = { ...DEFAULTS, ...stored };
+    // An earlier version has stored no id.
+    const federation = stored?.federation && { ...NO_FEDERATION, ...stored.federation };
+    this.#value.value = { ...DEFAULTS, ...stored, federation };
   }
 
   async change(part: Partial<Settings>): Promise<void> {

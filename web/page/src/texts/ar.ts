@@ -40,6 +40,7 @@ export const ar: Texts = {
 
   federationRegistries: "عناوين السجلات",
   federationRoots: "مفاتيح الجذر",
+  federationId: "معرّف الاتحاد، إن استُبدل مفتاح جذره",
   federationNodes: "عقد تعرفها",
   federationDnsNames: "أسماء DNS التي تسرد العقد",
   federationDnsProviders: "مزودو DNS عبر HTTPS",
@@ -48,6 +49,7 @@ export const ar: Texts = {
   federationFault_registry: "يبدأ عنوان السجل بـ https:// أو http://.",
   federationFault_root: "يتكون مفتاح الجذر من 43 حرفاً ورقماً وشرطة.",
   federationFault_root_missing: "أدخل مفتاح الجذر أيضاً: فهو يثبت أن قائمة العقد هي الصحيحة.",
+  federationFault_id: "يتكون معرّف الاتحاد من 32 رقماً وحرفاً من a إلى f.",
   federationFault_node: "يبدأ عنوان العقدة بـ wss:// أو ws:// أو chappe://.",
   federationOffered: "عنوان هذه الصفحة يذكر اتحاداً آخر.",
   federationUse: "استخدمه",
@@ -175,6 +177,7 @@ export const ar: Texts = {
   end_peer_hung_up: "انتهت المكالمة",
   end_declined: "رُفضت",
   end_busy: "في مكالمة أخرى",
+  end_too_often: "مكالمات كثيرة متتالية",
   end_no_answer: "لا رد",
   end_offline: "غير متاح الآن",
   end_not_connected: "لم يتم الوصل",
@@ -188,6 +191,7 @@ export const ar: Texts = {
   end_busy_here: "هناك مكالمة أخرى جارية",
   end_failed: "فشلت المكالمة",
   endHelp_offline: "لا جهاز له متصل الآن.",
+  endHelp_too_often: "لن يرن الجهاز الآخر ثانية بهذه السرعة. حاول لاحقاً.",
   endHelp_not_connected: "ربما تحجب الشبكة الصوت والصورة. صفحة «لماذا لا يعمل» تقول المزيد.",
   endAllowDirect: "اسمح واتصل",
 
@@ -222,7 +226,7 @@ export const ar: Texts = {
 
   settingsTitle: "الإعدادات",
   settingsName: "اسمك",
-  settingsNameHelp: "تراه جهات الاتصال الجديدة. لا يمكن تغييره بعد.",
+  settingsNameHelp: "تراه جهات الاتصال الجديدة. أما من يعرفك فيبقى عنده الاسم السابق.",
   settingsLook: "المظهر",
   settingsTheme: "الألوان",
   settingsTheme_system: "مثل النظام",

@@ -43,6 +43,7 @@ export const de: Texts = {
 
   federationRegistries: "Adressen von Verzeichnissen",
   federationRoots: "Wurzelschlüssel",
+  federationId: "Kennung des Verbunds, falls sein Wurzelschlüssel ersetzt wurde",
   federationNodes: "Knoten, falls du welche kennst",
   federationDnsNames: "DNS-Namen, die Knoten auflisten",
   federationDnsProviders: "Anbieter von DNS über HTTPS",
@@ -52,6 +53,7 @@ export const de: Texts = {
   federationFault_root: "Ein Wurzelschlüssel hat 43 Buchstaben, Ziffern, Binde- und Unterstriche.",
   federationFault_root_missing:
     "Gib auch den Wurzelschlüssel ein: Er beweist, dass die Liste der Knoten die richtige ist.",
+  federationFault_id: "Die Kennung eines Verbunds hat 32 Ziffern und Buchstaben von a bis f.",
   federationFault_node: "Die Adresse eines Knotens beginnt mit wss://, ws:// oder chappe://.",
   federationOffered: "Die Adresse dieser Seite nennt einen anderen Verbund.",
   federationUse: "Diesen nehmen",
@@ -180,6 +182,7 @@ export const de: Texts = {
   end_peer_hung_up: "Anruf beendet",
   end_declined: "Abgelehnt",
   end_busy: "In einem anderen Anruf",
+  end_too_often: "Zu viele Anrufe hintereinander",
   end_no_answer: "Keine Antwort",
   end_offline: "Jetzt nicht erreichbar",
   end_not_connected: "Keine Verbindung kam zustande",
@@ -193,6 +196,7 @@ export const de: Texts = {
   end_busy_here: "Ein anderer Anruf läuft",
   end_failed: "Der Anruf ist gescheitert",
   endHelp_offline: "Keines ihrer Geräte ist verbunden.",
+  endHelp_too_often: "Das andere Gerät klingelt nicht so bald noch einmal. Versuche es später wieder.",
   endHelp_not_connected: "Das Netz hält vielleicht Ton und Bild auf. «Warum geht es nicht» sagt mehr.",
   endAllowDirect: "Erlauben und anrufen",
 
@@ -228,7 +232,7 @@ export const de: Texts = {
 
   settingsTitle: "Einstellungen",
   settingsName: "Dein Name",
-  settingsNameHelp: "Neue Kontakte sehen ihn. Er lässt sich noch nicht ändern.",
+  settingsNameHelp: "Neue Kontakte sehen ihn. Wer dich schon kennt, behält den bisherigen.",
   settingsLook: "Aussehen",
   settingsTheme: "Farben",
   settingsTheme_system: "Wie das System",

@@ -39,6 +39,7 @@ export const en = {
 
   federationRegistries: "Addresses of registries",
   federationRoots: "Root keys",
+  federationId: "Id of the federation, if its root key was replaced",
   federationNodes: "Nodes, if you know some",
   federationDnsNames: "DNS names that list nodes",
   federationDnsProviders: "Providers of DNS over HTTPS",
@@ -47,6 +48,7 @@ export const en = {
   federationFault_registry: "An address of a registry begins with https:// or http://.",
   federationFault_root: "A root key has 43 letters, digits, dashes and underscores.",
   federationFault_root_missing: "Enter the root key, too: it proves that the list of nodes is the right one.",
+  federationFault_id: "The id of a federation has 32 digits and letters from a to f.",
   federationFault_node: "A node's address begins with wss://, ws:// or chappe://.",
   federationOffered: "The address of this page names another federation.",
   federationUse: "Use it",
@@ -174,6 +176,7 @@ export const en = {
   end_peer_hung_up: "Call ended",
   end_declined: "Declined",
   end_busy: "They are in another call",
+  end_too_often: "Too many calls in a row",
   end_no_answer: "No answer",
   end_offline: "Not reachable now",
   end_not_connected: "Could not connect",
@@ -187,6 +190,7 @@ export const en = {
   end_busy_here: "You are already in a call",
   end_failed: "The call failed",
   endHelp_offline: "None of their devices is connected.",
+  endHelp_too_often: "Their device does not ring again so soon. Try again later.",
   endHelp_not_connected: "The network may block media. “Why doesn't it work” says more.",
   endAllowDirect: "Allow and call",
 
@@ -222,7 +226,7 @@ export const en = {
 
   settingsTitle: "Settings",
   settingsName: "Your name",
-  settingsNameHelp: "New contacts see it. It cannot be changed yet.",
+  settingsNameHelp: "New contacts see it. Those you have keep the name that they know.",
   settingsLook: "Appearance",
   settingsTheme: "Theme",
   settingsTheme_system: "Same as system",

@@ -4,7 +4,7 @@ import { useState } from "preact/hooks";
 import { t, timeText } from "../texts/texts.js";
 import { Avatar } from "./avatar.js";
 import { useSession } from "./context.js";
-import { Button, Field, IconButton, Switch } from "./controls.js";
+import { Button, Field, IconButton, MAX_NAME, Switch } from "./controls.js";
 import { ScreenFrame } from "./screen.js";
 
 export function ContactView({ contact }: { contact: ContactInfo }) {
@@ -90,7 +90,7 @@ function Rename({ contact }: { contact: ContactInfo }) {
         if (isChanged) void client.renameContact(contact.id, name.trim());
       }}
     >
-      <Field label={t("contactRename")} value={name} onInput={setName} maxLength={40} />
+      <Field label={t("contactRename")} value={name} onInput={setName} maxLength={MAX_NAME} />
       {isChanged && <Button type="submit">{t("save")}</Button>}
     </form>
   );

@@ -63,6 +63,9 @@ export function Switch({ label, help, isOn, onChange }: SwitchProps) {
   );
 }
 
+/** The most characters of a name that is entered. */
+export const MAX_NAME = 40;
+
 interface FieldProps {
   readonly label: string;
   readonly help?: string;

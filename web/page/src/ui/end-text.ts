@@ -21,6 +21,8 @@ export function endHelp(active: ActiveCall, name: string): string | undefined {
   switch (active.end.value) {
     case "offline":
       return t("endHelp_offline");
+    case "too-often":
+      return t("endHelp_too_often");
     case "no-relay":
       return t("callNeedsDirect", { name });
     case "not-connected":

@@ -7,6 +7,7 @@ import { Field, Switch } from "./controls.js";
 export interface FederationTexts {
   readonly registries: string;
   readonly roots: string;
+  readonly id: string;
   readonly nodes: string;
   readonly dnsNames: string;
   readonly dnsProviders: string;
@@ -14,10 +15,11 @@ export interface FederationTexts {
 }
 
 export function textsOf(federation: Federation): FederationTexts {
-  const { registries, roots, nodes, dnsNames, dnsProviders, isPrivate } = federation;
+  const { registries, roots, id, nodes, dnsNames, dnsProviders, isPrivate } = federation;
   return {
     registries: registries.join("\n"),
     roots: roots.join("\n"),
+    id,
     nodes: nodes.join("\n"),
     dnsNames: dnsNames.join("\n"),
     dnsProviders: dnsProviders.join("\n"),
@@ -26,10 +28,11 @@ export function textsOf(federation: Federation): FederationTexts {
 }
 
 export function federationOf(texts: FederationTexts): Federation {
-  const { registries, roots, nodes, dnsNames, dnsProviders, isPrivate } = texts;
+  const { registries, roots, id, nodes, dnsNames, dnsProviders, isPrivate } = texts;
   return {
     registries: linesOf(registries),
     roots: linesOf(roots),
+    id: id.trim(),
     nodes: linesOf(nodes),
     dnsNames: linesOf(dnsNames),
     dnsProviders: linesOf(dnsProviders),
@@ -59,6 +62,7 @@ export function FederationFields({ texts, onChange, fault }: Props) {
       {field("roots", t("federationRoots"), 2)}
       <details class="more">
         <summary>{t("more")}</summary>
+        {field("id", t("federationId"), 1)}
         {field("nodes", t("federationNodes"), 2)}
         {field("dnsNames", t("federationDnsNames"), 1)}
         {field("dnsProviders", t("federationDnsProviders"), 2)}

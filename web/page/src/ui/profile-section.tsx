@@ -4,11 +4,43 @@ import { useEffect, useState } from "preact/hooks";
 import { scriptHash } from "../script-hash.js";
 import { keyOf, t } from "../texts/texts.js";
 import { useApp, useSession } from "./context.js";
-import { Button, Field } from "./controls.js";
+import { Button, Field, MAX_NAME } from "./controls.js";
 import { Section } from "./screen.js";
 
+/** The name that new contacts see. */
+function OwnName() {
+  const { settings } = useApp();
+  const { client } = useSession();
+  const stored = client.name;
+  const [name, setName] = useState(stored || settings.value.value.name);
+  // Without a profile in use, as in a second tab, nothing can be changed.
+  const isChanged = stored !== "" && name.trim() !== "" && name !== stored;
+  const save = async () => {
+    await client.setName(name);
+    setName(client.name);
+    await settings.change({ name: client.name });
+  };
+  return (
+    <form
+      class="row field-row"
+      onSubmit={(event) => {
+        event.preventDefault();
+        if (isChanged) void save();
+      }}
+    >
+      <Field
+        label={t("settingsName")}
+        help={t("settingsNameHelp")}
+        value={name}
+        onInput={setName}
+        maxLength={MAX_NAME}
+      />
+      {isChanged && <Button type="submit">{t("save")}</Button>}
+    </form>
+  );
+}
+
 export function ProfileSection() {
-  const app = useApp();
   const { client } = useSession();
   const [passphrase, setPassphrase] = useState("");
   const [fault, setFault] = useState<ProfileFileError["code"]>();
@@ -23,13 +55,7 @@ export function ProfileSection() {
   };
   return (
     <Section title={t("settingsProfile")}>
-      <dl>
-        <dt>{t("settingsName")}</dt>
-        <dd>
-          <bdi>{app.settings.value.value.name}</bdi>
-        </dd>
-      </dl>
-      <p class="help">{t("settingsNameHelp")}</p>
+      <OwnName />
       <form
         class="row field-row"
         onSubmit={(event) => {

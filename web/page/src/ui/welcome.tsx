@@ -4,11 +4,9 @@ import { type FirstStart, NO_FEDERATION, ProfileFileError } from "../store/app.j
 import { type Federation, type FederationFault, faultOf, namesNodes } from "../store/federation.js";
 import { keyOf, t } from "../texts/texts.js";
 import { useApp } from "./context.js";
-import { Button, Field, Switch, Title } from "./controls.js";
+import { Button, Field, MAX_NAME, Switch, Title } from "./controls.js";
 import { FederationFields, federationOf, textsOf } from "./federation-form.js";
 import { Logo } from "./icon.js";
-
-const MAX_NAME = 40;
 
 export function Welcome() {
   const app = useApp();
@@ -107,11 +105,11 @@ export function Welcome() {
 
 /** The federation that the page's address names, for people to look at before they use it. */
 export function OfferedFederation({ federation }: { federation: Federation }) {
-  const { registries, nodes, dnsNames, dnsProviders, roots, isPrivate } = federation;
+  const { registries, nodes, dnsNames, dnsProviders, roots, id, isPrivate } = federation;
   return (
     <div class="found">
       <p>{t("welcomeFound")}</p>
-      {[registries, nodes, dnsNames, dnsProviders, roots].flat().map((text) => (
+      {[registries, nodes, dnsNames, dnsProviders, roots, id === "" ? [] : id].flat().map((text) => (
         <p key={text} dir="ltr" class="code">
           {text}
         </p>
