@@ -13,10 +13,7 @@ use chappe_common::{
     reachability::{DoorFault, Outcome},
     record::{MAX_ADDRESSES, NodeRecord},
 };
-use chappe_discovery::{
-    door::Door,
-    names::{NameResolver, Scope},
-};
+use chappe_discovery::{SetupError, doh::Provider, door::Door, net::Net, reach::NameError};
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use ipnet::IpNet;
 use rustls::ClientConfig;
@@ -39,8 +36,7 @@ const MAX_TRIES: usize = MAX_ADDRESSES;
 
 /// Tries doors.
 pub(crate) struct DoorProber {
-    names: NameResolver,
-    tls: Arc<ClientConfig>,
+    net: Net,
     exempt: Vec<IpNet>,
     /// The tries at each address, for all nodes together: many records may name one.
     targets: SourceLimiter,
@@ -54,16 +50,17 @@ struct Target {
 }
 
 impl DoorProber {
-    /// Trusts certificates that `tls` trusts.
-    pub(crate) fn new(config: &BootstrapConfig, tls: Arc<ClientConfig>) -> Self {
+    /// Trusts certificates that `tls` trusts. Names are resolved as clients resolve them: over HTTPS.
+    ///
+    /// # Errors
+    /// A provider of DNS over HTTPS is invalid.
+    pub(crate) fn new(config: &BootstrapConfig, tls: Arc<ClientConfig>) -> Result<Self, SetupError> {
         let limits = &config.limits;
-        Self {
-            // Private addresses are checked below.
-            names: NameResolver::system(Scope::Private),
-            tls,
+        Ok(Self {
+            net: Net::over_https(&Provider::defaults(), tls)?,
             exempt: limits.exempt.clone(),
             targets: SourceLimiter::new(limits.dials_per_minute, &limits.exempt),
-        }
+        })
     }
 
     /// Tries the URLs of a listed node until one works. Takes at most 7 s.
@@ -105,10 +102,11 @@ impl DoorProber {
         let ips = match door.host() {
             Some(Host::Ipv4(ip)) => vec![ip.into()],
             Some(Host::Ipv6(ip)) => vec![ip.into()],
-            Some(Host::Domain(name)) => match timeout(NAME_WAIT, self.names.lookup(name)).await {
-                Ok(found) => found.map_err(|_| Outcome::NoName)?,
-                // This machine's resolver may be slow.
-                Err(_) => Vec::new(),
+            Some(Host::Domain(name)) => match timeout(NAME_WAIT, self.net.names().lookup(name)).await {
+                Ok(Ok(found)) => found,
+                // The providers may be blocked here.
+                Err(_) | Ok(Err(NameError::NoAnswer)) => Vec::new(),
+                Ok(Err(_)) => return Err(Outcome::NoName),
             },
             None => Vec::new(),
         };
@@ -121,7 +119,7 @@ impl DoorProber {
 
     async fn try_at(&self, record: &NodeRecord, target: &Target) -> DoorTry {
         let Target { place, door, addr } = target;
-        let Ok(report) = timeout(DOOR_WAIT, door.check(record.node, *addr, &self.tls)).await else {
+        let Ok(report) = timeout(DOOR_WAIT, door.check(record.node, *addr, self.net.tls())).await else {
             return DoorTry::Fails(fault(*place, Outcome::NoAnswer));
         };
         match report.outcome() {

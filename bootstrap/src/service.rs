@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use chappe_common::{directory::Delegation, keys::SecretKey, signed::Signed, task_failure::TaskFailure};
-use chappe_discovery::{tls, trust::Trust};
+use chappe_discovery::{SetupError, tls, trust::Trust};
 use futures_util::FutureExt as _;
 use rustls::ClientConfig;
 use tokio::{
@@ -90,6 +90,9 @@ pub enum StartError {
     /// No UDP socket for dial-backs could be opened.
     #[error("cannot open a UDP socket for dial-backs")]
     Dialer(#[source] io::Error),
+    /// The client of DNS over HTTPS cannot be set up.
+    #[error("cannot set up the resolution of nodes' names")]
+    Names(#[source] SetupError),
 }
 
 /// A running registry. Dropping it stops it at once; [`Bootstrap::shutdown`] lets requests finish.
@@ -135,6 +138,7 @@ impl Bootstrap {
         };
         let dial_key = SecretKey::generate().map_err(StartError::Random)?;
         let dialer = Dialer::bind(&config, dial_key).map_err(StartError::Dialer)?;
+        let doors = DoorProber::new(&config, tls).map_err(StartError::Names)?;
         let metrics = Arc::new(Metrics::default());
         let online = Arc::new(online);
         let registry = RegistryState::new(rule_config(&config, &online), clock().secs());
@@ -165,7 +169,7 @@ impl Bootstrap {
             beacon: Arc::default(),
             statements: Arc::clone(&statements),
             dialer,
-            doors: DoorProber::new(&config, tls),
+            doors,
             requests: SourceLimiter::new(limits.requests_per_minute, &limits.exempt),
             registrations: SourceLimiter::new(limits.registrations_per_minute, &limits.exempt),
             metrics: Arc::clone(&metrics),

@@ -23,7 +23,7 @@ use hickory_proto::{
     op::{Message, OpCode, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::A},
 };
-use process::{Running, arg, chappe, finished, texts};
+use process::{Running, arg, chappe, finished, get, texts};
 
 /// Set in the inner process.
 const INSIDE: &str = "CHAPPE_TEST_INSIDE";
@@ -31,6 +31,8 @@ const INSIDE: &str = "CHAPPE_TEST_INSIDE";
 const RELAY: Ipv4Addr = Ipv4Addr::new(9, 8, 7, 6);
 /// A name with that address.
 const RELAY_NAME: &str = "relay.example.org";
+/// Where the registry shows its metrics.
+const REGISTRY_ADMIN: &str = "127.0.0.1:8701";
 /// A name with a private address.
 const PRIVATE_NAME: &str = "private.example.org";
 
@@ -122,8 +124,10 @@ impl Federation {
         let config = dir.join("registry/bootstrap.toml");
         let mut init = Running::start(&mut chappe(&["--json", "bootstrap", "init", "--config", arg(&config)]));
         let root = init.event("made")["root"].as_str().expect("a key").to_owned();
-        let args = ["--json", "bootstrap", "run", "--config", arg(&config), "--set", "http.listen=0.0.0.0:8700"];
-        let mut running = vec![Running::start(&mut chappe(&args))];
+        let run = ["--json", "bootstrap", "run", "--config", arg(&config), "--set", "http.listen=0.0.0.0:8700"];
+        let admin = format!("admin.listen={REGISTRY_ADMIN}");
+        let probing = ["--set", "probing.interval=1s", "--set", &admin];
+        let mut running = vec![Running::start(&mut chappe(&[&run[..], &probing].concat()))];
         running[0].event("ready");
         let registry = "http://registry.localhost:8700".to_owned();
         let mut nodes = Vec::new();
@@ -253,6 +257,12 @@ fn inside() {
         }
     };
     operate(&federation.registry, &[]);
+    // The registry has tried the nodes' URLs, of which one names a host.
+    let deadline = Instant::now() + process::PATIENCE;
+    while !get(REGISTRY_ADMIN, "/metrics").1.contains("doors_total{outcome=\"not_tried\"}") {
+        assert!(Instant::now() < deadline, "{}", get(REGISTRY_ADMIN, "/metrics").1);
+        thread::sleep(Duration::from_millis(100));
+    }
     operate(&format!("http://{RELAY_NAME}:8700"), &[]);
     assert_eq!(resolver.asked(), Vec::<String>::new(), "nobody asks port 53");
 

@@ -20,7 +20,7 @@ use crate::{
 
 /// Delay between the queries to successive providers.
 const STAGGER: Duration = Duration::from_millis(250);
-/// Backend long an answer is cached, whatever its TTL: long enough for a search and its retries.
+/// How long an answer is cached, whatever its TTL: long enough for a search and its retries.
 const CACHE_TIME: Duration = Duration::from_secs(300);
 /// Maximal number of cached names: those of one search.
 const MAX_NAMES: usize = 64;
