@@ -1,4 +1,4 @@
-/** The nodes that a node names which is about to stop. Loaded when one does. */
+/** The nodes that a stopping node names. Loaded when one stops. */
 import { type Bytes, equalBytes, fromBase64url } from "../core/bytes.js";
 import { type Endpoint, endpointOf, urlOf } from "../core/endpoint.js";
 import { isPublicUrl } from "../core/special.js";

@@ -1,6 +1,7 @@
 /**
- * The roots and registries of a federation, from a node of a link. The link commits to the roots, so a node cannot send wrong
- * ones. It can send wrong registries, whose lists are checked by the roots. `docs/protocol/links.md`.
+ * The roots and registries of a federation, from a node of a link. The link commits to the founding roots, so only the thief
+ * of an ended root can lead to a wrong later one. A node can send wrong registries, whose lists are checked by the roots.
+ * `docs/protocol/links.md`.
  */
 import { type Bytes, equalBytes, fromBase64url, toBase64url, utf8Text } from "../core/bytes.js";
 import { urlOf } from "../core/endpoint.js";
@@ -37,7 +38,8 @@ export interface FederationOptions {
 
 /**
  * Fetches the federation that a link commits to, from the link's nodes, one after another: up to twelve seconds each. If its
- * root was replaced, `roots` are those that count now, as far as the node knows. Returns `undefined` if the link names no federation. Rejects with `LinkError`, and with the cause of the last node if none answers.
+ * root was replaced, `roots` are those that count now, as far as the node knows. Returns `undefined` if the link names no
+ * federation. Rejects with `LinkError`, and with the cause of the last node if none answers.
  */
 export async function fetchFederation(
   link: string,
@@ -84,7 +86,7 @@ async function fetchFromNode(
   const trust = new Trust(keys.map(toBase64url));
   await trust.learn(await fetchStatements(fetcher, origin, signal), Math.floor(Date.now() / 1000));
   const current = trust.current.map(toBase64url);
-  // A later root is pinned at once: whoever has stolen the old one cannot mislead this client then.
+  // A later root is pinned at once: whoever has stolen the old one can mislead only clients that have not got this far.
   const isRotated = current.join() !== keys.map(toBase64url).join();
   return { roots: current, ...(isRotated ? { federation: toHex(federation) } : {}), registries: usable };
 }

@@ -56,7 +56,7 @@ export class Trust implements ListTrust {
 
   /**
    * Learns the statements of a list that count, and skips the others. `now` is in seconds since 1970; without it the list is
-   * this client's own. Rejects if what reads statements cannot be loaded: then the list may not be ignored.
+   * this client's own. Rejects if the code that reads statements cannot be loaded: the caller must not ignore the list then.
    */
   learn(list: Uint8Array, now?: number): Promise<void> {
     if (list.length === 0 || this.pinned.length === 0) return Promise.resolve();

@@ -53,7 +53,7 @@ export const de: Texts = {
   federationFault_root: "Ein Wurzelschlüssel hat 43 Buchstaben, Ziffern, Binde- und Unterstriche.",
   federationFault_root_missing:
     "Gib auch den Wurzelschlüssel ein: Er beweist, dass die Liste der Knoten die richtige ist.",
-  federationFault_id: "Die Kennung eines Verbunds hat 32 Ziffern und Buchstaben von a bis f.",
+  federationFault_id: "Die Kennung eines Verbunds hat 32 Zeichen: Ziffern oder Buchstaben von a bis f.",
   federationFault_node: "Die Adresse eines Knotens beginnt mit wss://, ws:// oder chappe://.",
   federationOffered: "Die Adresse dieser Seite nennt einen anderen Verbund.",
   federationUse: "Diesen nehmen",
@@ -182,7 +182,7 @@ export const de: Texts = {
   end_peer_hung_up: "Anruf beendet",
   end_declined: "Abgelehnt",
   end_busy: "In einem anderen Anruf",
-  end_too_often: "Zu viele Anrufe hintereinander",
+  end_too_often: "Für einen neuen Anruf ist es zu früh",
   end_no_answer: "Keine Antwort",
   end_offline: "Jetzt nicht erreichbar",
   end_not_connected: "Keine Verbindung kam zustande",
@@ -232,7 +232,7 @@ export const de: Texts = {
 
   settingsTitle: "Einstellungen",
   settingsName: "Dein Name",
-  settingsNameHelp: "Neue Kontakte sehen ihn. Wer dich schon kennt, behält den bisherigen.",
+  settingsNameHelp: "Neue Kontakte sehen ihn. Deine Kontakte behalten den Namen, unter dem sie dich kennen.",
   settingsLook: "Aussehen",
   settingsTheme: "Farben",
   settingsTheme_system: "Wie das System",
