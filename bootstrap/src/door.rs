@@ -24,7 +24,7 @@ use crate::{
     config::BootstrapConfig,
     dial::may_dial,
     limits::SourceLimiter,
-    rules::{DoorTry, Fault, Listing},
+    rules::{DoorTry, Fault, Listing, is_of_network},
 };
 
 /// Time limit for resolving a name.
@@ -40,6 +40,33 @@ pub(crate) struct DoorProber {
     exempt: Vec<IpNet>,
     /// The tries at each address, for all nodes together: many records may name one.
     targets: SourceLimiter,
+}
+
+/// Why a URL has no targets.
+enum NotResolved {
+    /// Its name does not exist any more.
+    NoName,
+    /// The registry cannot find out now.
+    Unknown,
+}
+
+/// The results of a node's URLs, none of which worked.
+#[derive(Default)]
+struct Tried {
+    faults: Vec<Fault>,
+    /// The registry could not try all that it may try.
+    is_incomplete: bool,
+}
+
+impl Tried {
+    /// What the registry has seen itself counts more than what a network between may have caused.
+    fn result(self) -> DoorTry {
+        if self.is_incomplete {
+            return DoorTry::NotTried;
+        }
+        let key = |fault: &Fault| (is_of_network(fault.fault.outcome), fault.fault.place);
+        self.faults.into_iter().min_by_key(key).map_or(DoorTry::NotTried, DoorTry::Fails)
+    }
 }
 
 /// A URL and an address of its host.
@@ -63,29 +90,35 @@ impl DoorProber {
         })
     }
 
-    /// Tries the URLs of a listed node until one works. Takes at most 7 s.
+    /// Tries the URLs of a listed node until one works, first those that lead to the address of its links: others may lead to
+    /// somebody else. Takes at most 12 s.
     pub(crate) async fn probe(&self, listing: &Listing) -> DoorTry {
-        let record: &NodeRecord = &listing.record;
-        let urls = (0..).zip(&record.client_urls);
-        let resolved = join_all(urls.map(|(place, url)| self.resolve(place, url, listing.proved))).await;
-        let mut faults = Vec::new();
+        let urls = (0..).zip(&listing.record.client_urls);
+        let resolved = join_all(urls.map(|(place, url)| self.resolve(place, url, listing))).await;
+        let mut tried = Tried::default();
         let mut targets = Vec::new();
         for (place, result) in (0..).zip(resolved) {
             match result {
                 Ok(found) => targets.extend(found),
-                Err(outcome) => faults.push(fault(place, outcome)),
+                Err(NotResolved::NoName) => tried.faults.push(fault(place, Outcome::NoName)),
+                Err(NotResolved::Unknown) => tried.is_incomplete = true,
             }
         }
         targets.truncate(MAX_TRIES);
-        let mut tries: FuturesUnordered<_> = targets.iter().map(|target| self.try_at(record, target)).collect();
-        while let Some(tried) = tries.next().await {
-            match tried {
-                DoorTry::Works => return DoorTry::Works,
-                DoorTry::Fails(fault) => faults.push(fault),
-                DoorTry::NotTried => {}
+        let (own, others): (Vec<_>, Vec<_>) =
+            targets.into_iter().partition(|target| target.addr.ip() == listing.proved.to_canonical());
+        for targets in [own, others] {
+            let mut tries: FuturesUnordered<_> =
+                targets.iter().map(|target| self.try_at(&listing.record, target)).collect();
+            while let Some(result) = tries.next().await {
+                match result {
+                    DoorTry::Works => return DoorTry::Works,
+                    DoorTry::Fails(fault) => tried.faults.push(fault),
+                    DoorTry::NotTried => tried.is_incomplete = true,
+                }
             }
         }
-        faults.into_iter().min_by_key(|fault| fault.fault.place).map_or(DoorTry::NotTried, DoorTry::Fails)
+        tried.result()
     }
 
     /// Drops the rate limits of addresses that were not tried recently.
@@ -93,28 +126,38 @@ impl DoorProber {
         self.targets.drop_inactive();
     }
 
-    /// The addresses of a URL's host that may be tried: one of each family. `proved` is the node's own address.
+    /// The addresses of a URL's host that may be tried: one of each family.
     ///
     /// # Errors
-    /// The name has no address.
-    async fn resolve(&self, place: u8, url: &str, proved: IpAddr) -> Result<Vec<Target>, Outcome> {
+    /// It is not known where the URL leads to, or whether the registry's own limits allow a try.
+    async fn resolve(&self, place: u8, url: &str, listing: &Listing) -> Result<Vec<Target>, NotResolved> {
         let Some(door) = Door::parse(url) else { return Ok(Vec::new()) };
         let ips = match door.host() {
             Some(Host::Ipv4(ip)) => vec![ip.into()],
             Some(Host::Ipv6(ip)) => vec![ip.into()],
             Some(Host::Domain(name)) => match timeout(NAME_WAIT, self.net.names().lookup(name)).await {
                 Ok(Ok(found)) => found,
+                // A name that never led anywhere may be one of a private network, which only its own servers know.
+                Ok(Err(NameError::NoSuchName)) if listing.door.was_reached() => return Err(NotResolved::NoName),
                 // The providers may be blocked here.
-                Err(_) | Ok(Err(NameError::NoAnswer)) => Vec::new(),
-                Ok(Err(_)) => return Err(Outcome::NoName),
+                Err(_) | Ok(Err(NameError::NoAnswer)) => return Err(NotResolved::Unknown),
+                Ok(Err(_)) => Vec::new(),
             },
             None => Vec::new(),
         };
-        let may_try = |ip: &IpAddr| may_dial(*ip, proved, &self.exempt) && has_route(*ip);
+        let proved = listing.proved.to_canonical();
+        let may_try = |ip: &IpAddr| may_dial(*ip, proved, &self.exempt) && is_elsewhere(*ip);
         let allowed: Vec<_> = ips.into_iter().map(|ip| ip.to_canonical()).filter(may_try).collect();
         let first = |is_v4: bool| allowed.iter().copied().find(|ip| ip.is_ipv4() == is_v4);
-        let chosen = [true, false].into_iter().filter_map(first).filter(|ip| self.targets.allows(*ip));
-        Ok(chosen.map(|ip| Target { place, addr: SocketAddr::new(ip, door.port()), door: door.clone() }).collect())
+        let mut targets = Vec::new();
+        for ip in [true, false].into_iter().filter_map(first) {
+            // Strangers must not use up the tries at a node's own address.
+            if ip != proved && !self.targets.allows(ip) {
+                return Err(NotResolved::Unknown);
+            }
+            targets.push(Target { place, addr: SocketAddr::new(ip, door.port()), door: door.clone() });
+        }
+        Ok(targets)
     }
 
     async fn try_at(&self, record: &NodeRecord, target: &Target) -> DoorTry {
@@ -124,6 +167,8 @@ impl DoorProber {
         };
         match report.outcome() {
             Outcome::Works => DoorTry::Works,
+            // It is full, or about to restart.
+            Outcome::Unavailable => DoorTry::NotTried,
             outcome if outcome.was_tried() => {
                 DoorTry::Fails(Fault { expired_at: report.expired_at, ..fault(*place, outcome) })
             }
@@ -136,10 +181,42 @@ const fn fault(place: u8, outcome: Outcome) -> Fault {
     Fault { fault: DoorFault { place, outcome }, expired_at: None }
 }
 
-/// Whether this machine has a route to the address. Without IPv6, it says nothing about a node that has only that.
-fn has_route(ip: IpAddr) -> bool {
+/// Whether this machine has a route to the address, and it is not its own, behind its own firewall. Loopback addresses are
+/// allowed by configuration alone. Without IPv6, nothing is known about a node that has only that.
+fn is_elsewhere(ip: IpAddr) -> bool {
     let any: SocketAddr =
         if ip.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let Ok(socket) = UdpSocket::bind(any) else { return false };
     // Connecting a UDP socket only selects the route. The port is that of «discard».
-    UdpSocket::bind(any).is_ok_and(|socket| socket.connect((ip, 9)).is_ok())
+    socket.connect((ip, 9)).is_ok() && (ip.is_loopback() || socket.local_addr().is_ok_and(|own| own.ip() != ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reported_fault_is_one_that_the_registry_has_seen_itself() {
+        let faults =
+            vec![fault(0, Outcome::NoAnswer), fault(2, Outcome::WrongService), fault(1, Outcome::CertificateExpired)];
+        let tried = Tried { faults, is_incomplete: false };
+        assert_eq!(tried.result(), DoorTry::Fails(fault(1, Outcome::CertificateExpired)));
+    }
+
+    #[test]
+    fn nothing_follows_from_failures_beside_a_url_that_was_not_tried() {
+        assert_eq!(Tried::default().result(), DoorTry::NotTried);
+        let tried = Tried { faults: vec![fault(0, Outcome::Refused)], is_incomplete: true };
+        assert_eq!(tried.result(), DoorTry::NotTried);
+    }
+
+    #[test]
+    fn this_machine_is_not_elsewhere() {
+        assert!(is_elsewhere(Ipv4Addr::LOCALHOST.into()));
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
+        // Needs no packet: the address by which this machine would reach others, if it has one.
+        if socket.connect(("198.51.100.1", 9)).is_ok() {
+            assert!(!is_elsewhere(socket.local_addr().expect("an address").ip()));
+        }
+    }
 }

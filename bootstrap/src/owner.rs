@@ -292,8 +292,8 @@ impl Owner {
         if doubts != std::mem::replace(&mut self.doubts_own_network, doubts) {
             if doubts {
                 tracing::warn!(
-                    "the client URLs of many nodes fail at once, so this registry's own network, resolver or clock is the \
-                     likely cause: no node leaves the directory for that"
+                    "the client URLs of too many nodes fail, so this registry's own network or clock is the likely cause: no \
+                     node leaves the directory for that"
                 );
             } else {
                 tracing::info!("the client URLs of most nodes work again");

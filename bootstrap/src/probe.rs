@@ -6,12 +6,12 @@
 //! If the node proves its key to the registry, its door for clients is tried too. If it does not, it is down or cut off, and
 //! its door says nothing more.
 
-use std::{pin::pin, sync::Arc};
+use std::sync::Arc;
 
 use chappe_common::keys::NodeId;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Duration, MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     http::AppState,
@@ -36,16 +36,21 @@ pub(crate) async fn run(app: Arc<AppState>, stop: CancellationToken) {
     stop.run_until_cancelled(probe).await;
 }
 
-async fn round(app: &AppState) {
+async fn round(app: &Arc<AppState>) {
     let max_concurrent = app.config.probing.max_concurrent;
-    // Results that are there at the same time are stored in one commit. A node that answers slowly delays none of them.
-    let probed = stream::iter(app.owner.due_probes().await)
-        .map(|listing| async move { probe(app, &listing).await })
-        .buffer_unordered(max_concurrent)
-        .ready_chunks(max_concurrent);
-    let mut probed = pin!(probed);
+    // After an outage many nodes are due. A round takes only as many as run concurrently: what is known of others may
+    // change before their turn.
+    let due = app.owner.due_probes().await.into_iter().take(max_concurrent);
+    // Each probe is a task, because its time runs while results are stored. Those that are there at the same time are stored
+    // in one commit.
+    let probes = due.map(|listing| {
+        let app = Arc::clone(app);
+        AbortOnDropHandle::new(tokio::spawn(async move { probe(&app, &listing).await }))
+    });
+    let mut probed = probes.collect::<FuturesUnordered<_>>().ready_chunks(max_concurrent);
     while let Some(results) = probed.next().await {
-        if let Err(error) = app.owner.record_probes(results).await {
+        // A probe that panicked has no result. Its node stays due.
+        if let Err(error) = app.owner.record_probes(results.into_iter().flatten().collect()).await {
             // The nodes stay due. The owner logs failures of the store.
             tracing::debug!(error = &error as &dyn std::error::Error, "the results of probes are lost");
         }
@@ -57,7 +62,7 @@ async fn probe(app: &AppState, listing: &Listing) -> ProbeResult {
     let answered = app.dialer.probe(listing).await;
     let outcome = if answered { DialOutcome::Proved } else { DialOutcome::Unreachable };
     app.metrics.probes.get_or_create(&DialLabel { outcome }).inc();
-    let door = if answered && !listing.record.client_urls.is_empty() {
+    let door = if answered && listing.is_tried() {
         let door = app.doors.probe(listing).await;
         app.metrics.door_tried(door);
         door

@@ -30,7 +30,7 @@ use chappe_discovery::trust::Trust;
 
 pub(crate) use self::{
     caps::{Caps, counted_addrs, wide_network},
-    doors::{DoorHistory, DoorTry, Fault, doubts_own_network},
+    doors::{DoorHistory, DoorTry, Fault, doubts_own_network, is_of_network},
     listing::{Change, Listing, Millis, StoredLeave, StoredRemoval},
     probes::ProbeHistory,
 };
@@ -248,7 +248,9 @@ impl RegistryState {
         let listing = match self.nodes.get(&record.node) {
             Some(listing) => {
                 let probes = if self.is_unresponsive(listing) { probes } else { listing.probes };
-                Listing { record, last_seen: now, proved, probes, ..(**listing).clone() }
+                let is_same_door = record.client_urls == listing.record.client_urls;
+                let door = if is_same_door { listing.door } else { listing.door.of_other_urls() };
+                Listing { record, last_seen: now, proved, probes, door, ..(**listing).clone() }
             }
             None => {
                 let (load, asked, door) = Default::default();

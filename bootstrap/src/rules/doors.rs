@@ -24,9 +24,9 @@ const DOUBT_MIN: usize = 3;
 pub(crate) enum DoorTry {
     /// A client can connect at one of the URLs.
     Works,
-    /// None works, and this is why the first one does not.
+    /// None works. This is why one of them does not.
     Fails(Fault),
-    /// There is no URL, or the registry may not or cannot try it. Nothing follows from that.
+    /// There is no URL that the registry may and can try. Nothing follows from that.
     NotTried,
 }
 
@@ -85,6 +85,21 @@ impl DoorHistory {
         self.fault.is_some_and(|fault| is_of_network(fault.fault.outcome))
     }
 
+    /// Whether the registry has reached it once.
+    pub(crate) const fn was_reached(&self) -> bool {
+        self.was_reached
+    }
+
+    /// What is known of other URLs of the same node: whether one of its doors was ever reached.
+    pub(super) fn of_other_urls(self) -> Self {
+        Self { was_reached: self.was_reached, ..Self::default() }
+    }
+
+    /// Whether it has failed so often that the node is hidden, or would be.
+    const fn is_given_up(&self) -> bool {
+        self.is_hidden || self.failures >= MIN_FAILURES
+    }
+
     /// Whether it fails and the node is still shown. It is tried again soon.
     pub(super) const fn is_in_question(&self) -> bool {
         self.failures > 0 && !self.is_hidden
@@ -92,25 +107,38 @@ impl DoorHistory {
 }
 
 impl Listing {
+    /// Whether its door is tried: it has one, and the node is for everybody.
+    pub(crate) fn is_tried(&self) -> bool {
+        !self.record.client_urls.is_empty() && !self.record.is_reserve()
+    }
+
     /// Why the node is not in the directory, if that is because of its door.
     pub(crate) fn hidden_for(&self) -> Option<Fault> {
-        // A node without URLs has no door.
-        self.door.fault.filter(|_| self.door.is_hidden && !self.record.client_urls.is_empty())
+        self.door.fault.filter(|_| self.door.is_hidden && self.is_tried())
     }
 }
 
-/// Whether doors fail that the registry reached before, so many that its own network is the likely cause. Those of hidden
-/// nodes failed one by one, and do not count.
+/// Whether so many doors fail that the registry's own network is the likely cause: more than a tenth of those that it reached
+/// before, or those of more than half of the nodes. For the tenth, doors of hidden nodes do not count, because they failed one
+/// by one.
 pub(crate) fn doubts_own_network<'a>(listings: impl Iterator<Item = &'a Arc<Listing>>) -> bool {
-    let doors = listings.map(|listing| &listing.door).filter(|door| door.was_reached && !door.is_hidden);
-    let (all, failing) =
-        doors.fold((0, 0), |(all, failing), door| (all + 1, failing + usize::from(door.failures >= MIN_FAILURES)));
-    failing >= DOUBT_MIN && failing * DOUBT_PART > all
+    let (mut all, mut given_up, mut reached, mut failing) = (0, 0, 0, 0);
+    for listing in listings.filter(|listing| !listing.record.is_reserve()) {
+        all += 1;
+        let door = &listing.door;
+        let is_given_up = listing.is_tried() && door.is_given_up();
+        given_up += usize::from(is_given_up);
+        if door.was_reached && !door.is_hidden {
+            reached += 1;
+            failing += usize::from(is_given_up);
+        }
+    }
+    given_up * 2 > all || (failing >= DOUBT_MIN && failing * DOUBT_PART > reached)
 }
 
 /// Whether a network between the registry and the node can be the cause. What the registry has seen itself, such as a
 /// certificate or another service, is not overruled.
-const fn is_of_network(outcome: Outcome) -> bool {
+pub(crate) const fn is_of_network(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::NoAnswer | Outcome::Refused | Outcome::Reset | Outcome::Unreachable | Outcome::NoName)
 }
 

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use chappe_common::{
     keys::SecretKey,
     list_request::Load,
+    reachability::{DoorFault, Outcome},
     record::{Abilities, NodeRecord},
     removal::MAX_REMOVAL,
     roots::Roots,
@@ -484,4 +485,67 @@ fn a_request_for_the_list_is_good_once_and_for_listed_nodes() {
     // A new record does not reset the number of list requests.
     admit(&mut registry, record(&key(1), 2, 1), millis());
     assert_eq!(registry.accept_list_request(&first, now()), Err(RuleRejection::Stale));
+}
+
+/// A registry of this many nodes.
+fn registry_of(count: u8) -> RegistryState {
+    let caps = CapsSection { ipv4_24: 100, ipv4_16: 100, ..CapsSection::default() };
+    let config = RuleConfig { max_nodes: 100, caps: Caps::new(caps, &[]), ..bounds() };
+    let mut registry = RegistryState::new(config, now());
+    for seed in 1..=count {
+        admit(&mut registry, record(&key(seed), 1, 1), millis());
+    }
+    registry
+}
+
+/// Tries the doors of some nodes every five minutes, for half an hour.
+fn try_doors(registry: &mut RegistryState, seeds: std::ops::RangeInclusive<u8>, tried: DoorTry) {
+    let due =
+        |registry: &RegistryState, seed| registry.nodes.get(&key(seed).node_id()).expect("a listed node").probes.due();
+    let start = seeds.clone().map(|seed| due(registry, seed)).max().expect("a node");
+    for round in 1..=6 {
+        for seed in seeds.clone() {
+            let node = key(seed).node_id();
+            let now = due(registry, seed).max(Millis(start.0 + round * 300_000));
+            let change = registry.record_probe(node, true, tried, 0.5, now).expect("a node that is due");
+            registry.apply(change);
+        }
+    }
+}
+
+fn refused() -> DoorTry {
+    let fault = DoorFault { place: 0, outcome: Outcome::Refused };
+    DoorTry::Fails(Fault { fault, expired_at: None })
+}
+
+#[test]
+fn a_registry_that_never_reached_a_door_hides_at_most_half_of_the_nodes() {
+    for (failing, hidden) in [(1, 1), (5, 5), (6, 0), (10, 0)] {
+        let mut registry = registry_of(10);
+        try_doors(&mut registry, 1..=failing, refused());
+        assert_eq!((10 - public(&registry).len(), registry.doubts_own_network()), (hidden, hidden == 0), "{failing}");
+    }
+}
+
+#[test]
+fn a_tenth_of_the_doors_may_fail_at_once_but_not_more() {
+    for (failing, hidden) in [(3, 3), (4, 0)] {
+        let mut registry = registry_of(30);
+        try_doors(&mut registry, 1..=30, DoorTry::Works);
+        try_doors(&mut registry, 1..=failing, refused());
+        assert_eq!(30 - public(&registry).len(), hidden, "{failing}");
+    }
+}
+
+#[test]
+fn other_urls_are_other_doors_and_the_same_in_a_new_record_are_not() {
+    let mut registry = registry_of(3);
+    try_doors(&mut registry, 1..=1, refused());
+    assert_eq!(public(&registry), ids(&[2, 3]));
+    admit(&mut registry, record(&key(1), 1, 2), millis());
+    assert_eq!(public(&registry), ids(&[2, 3]));
+    let mut moved = unsigned(&key(1), 1, 3);
+    moved.client_urls = vec!["ws://127.0.0.1:2".to_owned()];
+    admit(&mut registry, Signed::sign(moved, &key(1)).expect("a record within its bounds"), millis());
+    assert_eq!(public(&registry), ids(&[1, 2, 3]));
 }

@@ -110,9 +110,10 @@ impl Registries {
                         tracing::info!("listed by the registry");
                     }
                     let accepted = first_chunk(&mut response).await;
-                    // A registry of a later version may have other reasons.
-                    let Accepted { hidden } = serde_json::from_slice(&accepted).unwrap_or_default();
-                    note_hidden(core, url, &record, hidden);
+                    // Nothing is known from a response that was cut off, or has a reason of a later version.
+                    if let Ok(Accepted { hidden }) = serde_json::from_slice(&accepted) {
+                        note_hidden(core, url, &record, hidden);
+                    }
                     true
                 }
                 Ok(mut response) => {
