@@ -33,6 +33,9 @@ export class SystemClock implements Clock {
   }
 }
 
+/** Waits for `ms` milliseconds. */
+export const pause = (ms: number): Promise<undefined> => new Promise((resolve) => setTimeout(resolve, ms));
+
 /** The longest delay that `setTimeout` takes. */
 const LONGEST_DELAY = 2 ** 31 - 1;
 

@@ -13,7 +13,7 @@ const KEM = new Uint8Array([0, 0x20]);
 const KEM_SUITE = concat(utf8("KEM"), KEM);
 const SUITE = concat(utf8("HPKE"), KEM, new Uint8Array([0, 1, 0, 3]));
 const VERSION = utf8("HPKE-v1");
-const EMPTY = new Uint8Array(0);
+const EMPTY = new Uint8Array();
 const KEY = 32;
 const NONCE = 12;
 

@@ -81,6 +81,6 @@ export function hkdfKey(secret: Bytes): Promise<CryptoKey> {
 /** HKDF-SHA256 without a salt: `length` bytes for `info`, a text or bytes. */
 export async function expand(key: CryptoKey, info: string | Bytes, length = 32): Promise<Bytes> {
   const infoBytes = typeof info === "string" ? utf8(info) : info;
-  const params = { name: "HKDF", hash: "SHA-256", salt: new Uint8Array(0), info: infoBytes };
+  const params = { name: "HKDF", hash: "SHA-256", salt: new Uint8Array(), info: infoBytes };
   return new Uint8Array(await crypto.subtle.deriveBits(params, key, length * 8));
 }

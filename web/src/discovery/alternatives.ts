@@ -20,7 +20,7 @@ export async function readAlternatives(
   // Without a root, nobody knows which federation it is.
   if (!Array.isArray(records) || trust.pinned.length === 0) return [];
   const federation = await trust.federation;
-  const bytes = records.slice(0, MAX_RECORDS).map((record) => fromBase64url(record) ?? new Uint8Array(0));
+  const bytes = records.slice(0, MAX_RECORDS).map((record) => fromBase64url(record) ?? new Uint8Array());
   const decoded = await Promise.all(bytes.map(decodeNodeRecord));
   const counting = decoded.filter((record) => record !== undefined).filter((record) => counts(record, federation, now));
   const endpoints = counting.map(({ node, clientUrls }) => {

@@ -90,7 +90,7 @@ export class NodeCache {
     } catch {
       // Damaged, or of another version.
     }
-    await this.#trust.learn(fromBase64url(data?.statements) ?? new Uint8Array(0));
+    await this.#trust.learn(fromBase64url(data?.statements) ?? new Uint8Array());
   }
 
   /** Stores the cache. */

@@ -1,6 +1,6 @@
 /** Finds nodes: queries the sources, races the dials, and has the result confirmed by a second source. */
 import { type Bytes, toBase64url } from "../core/bytes.js";
-import type { Clock, Timers } from "../core/clock.js";
+import { type Clock, pause, type Timers } from "../core/clock.js";
 import { type Connection, type DialContext, DialError, type DialFault, dial } from "../core/connection.js";
 import { type Endpoint, endpointText, parseEndpointText, urlOf } from "../core/endpoint.js";
 import {
@@ -26,7 +26,7 @@ import {
   SourceError,
   type SourceResponse,
 } from "./source.js";
-import { Trust } from "./trust.js";
+import { LOAD_TIME, Trust } from "./trust.js";
 
 /** The most nodes of a contact. */
 const MAX_REFERRALS = 3;
@@ -141,7 +141,7 @@ export class Discovery implements NodeFinder {
       throw error;
     });
     await this.#loaded;
-    const sources = this.#sources(await this.#alternatives);
+    const sources = this.#sources(await Promise.race([this.#alternatives, pause(LOAD_TIME)]));
     return new Search(this.#context, this.#cache, sources, avoid, this.#options, this.#trust, signal).run();
   }
 

@@ -46,7 +46,7 @@ export async function queryShards(
   let fault: ListError | undefined;
   for (const text of texts) {
     if (!text.startsWith(SHARD) || text.length > MAX_SHARD_TEXT) continue;
-    const bytes = fromBase64url(text.slice(SHARD.length)) ?? new Uint8Array(0);
+    const bytes = fromBase64url(text.slice(SHARD.length)) ?? new Uint8Array();
     try {
       const shard = await decodeShard(bytes, trust, now);
       response.lists.push(listOf("shard", shard));

@@ -26,15 +26,14 @@ export async function get(
   signal: AbortSignal,
 ): Promise<Bytes> {
   if (isMixedContent(url)) throw new SourceError("the browser lets no page of https load http (mixed content)");
-  const timeout = new AbortController();
-  const timer = setTimeout(() => timeout.abort(), TIMEOUT);
+  const timeout = AbortSignal.timeout(TIMEOUT);
   const init: RequestInit = {
     headers: { accept },
     cache: "no-store",
     credentials: "omit",
     redirect: "error",
     referrerPolicy: "no-referrer",
-    signal: AbortSignal.any([signal, timeout.signal]),
+    signal: AbortSignal.any([signal, timeout]),
   };
   try {
     const response = await fetcher(url, init);
@@ -42,11 +41,9 @@ export async function get(
     return await read(response, maxLength);
   } catch (error) {
     if (error instanceof SourceError) throw error;
-    if (timeout.signal.aborted) throw new SourceError("no answer in time");
+    if (timeout.aborted) throw new SourceError("no answer in time");
     if (signal.aborted) throw new SourceError("the search was over");
     throw new SourceError(await cause(fetcher, url));
-  } finally {
-    clearTimeout(timer);
   }
 }
 

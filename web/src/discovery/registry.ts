@@ -1,5 +1,7 @@
 /** The registry: a signed directory over HTTPS, and what the roots have stated. */
+
 import { type Bytes, equalBytes, toBase64url } from "../core/bytes.js";
+import { pause } from "../core/clock.js";
 import { isPublicUrl } from "../core/special.js";
 import {
   type Directory,
@@ -43,7 +45,7 @@ export function registrySource(urls: readonly string[], trust: Trust, isPrivate:
       await Promise.any(answers).catch(({ errors }: AggregateError) => {
         throw errors.find((cause) => cause instanceof SourceError) ?? errors[0];
       });
-      const over = new Promise<undefined>((resolve) => setTimeout(resolve, GRACE));
+      const over = pause(GRACE);
       const arrived = await Promise.all(answers.map((answer) => Promise.race([answer.catch(() => undefined), over])));
       // A registry without an answer, or without statements, does not affect the others.
       const lists = await Promise.all(asked.map(({ statements }) => Promise.race([statements, over])));

@@ -3,12 +3,16 @@
  *
  * Most federations have never replaced a root or revoked a key. What reads such statements is loaded with the first one.
  */
+
 import { type Bytes, concat, equalBytes, fromBase64url } from "../core/bytes.js";
+import { pause } from "../core/clock.js";
 import { federationId, type ListTrust } from "../core/statements.js";
 import { type Fetch, get, OCTETS } from "./http.js";
 import type { RootStatements } from "./root-statements.js";
 import { SourceError } from "./source.js";
 
+/** Time limit for loading a part of this code, in milliseconds: a slow network needs a second or two. */
+export const LOAD_TIME = 3000;
 /** The longest list of root statements, in bytes. */
 const MAX_LIST = 12_416;
 
@@ -26,11 +30,11 @@ export class Trust implements ListTrust {
   constructor(roots: readonly string[] = [], federation?: string) {
     this.pinned = roots.map((text) => {
       const key = fromBase64url(text, 32);
-      if (key === undefined) throw new SyntaxError(`not a root key: ${text}`);
+      if (key === undefined) throw new SyntaxError(`not a root: ${text}`);
       return key;
     });
     if (federation !== undefined && !/^[0-9a-f]{32}$/i.test(federation)) {
-      throw new SyntaxError(`not a federation's id: ${federation}`);
+      throw new SyntaxError(`not a federation: ${federation}`);
     }
     const id = federation?.match(/../g)?.map((byte) => Number.parseInt(byte, 16));
     this.federation = id === undefined ? federationId(this.pinned) : Promise.resolve(new Uint8Array(id));
@@ -46,7 +50,7 @@ export class Trust implements ListTrust {
 
   /** The statements that count, as a list. */
   get statements(): Bytes {
-    return this.#known?.encode() ?? new Uint8Array(0);
+    return this.#known?.encode() ?? new Uint8Array();
   }
 
   /** The roots that no other key has replaced. */
@@ -62,8 +66,9 @@ export class Trust implements ListTrust {
     if (list.length === 0 || this.pinned.length === 0) return Promise.resolve();
     // One after another: each begins with what the last one has left.
     const learned = this.#learning.then(async () => {
-      const { RootStatements } = await import("./root-statements.js");
-      this.#known ??= new RootStatements(this.pinned, await this.federation);
+      const module = await Promise.race([import("./root-statements.js"), pause(LOAD_TIME)]);
+      if (module === undefined) throw new SourceError("no answer in time");
+      this.#known ??= new module.RootStatements(this.pinned, await this.federation);
       await this.#known.learnList(list, now);
     });
     this.#learning = learned.catch(() => {});
@@ -81,7 +86,7 @@ export async function fetchStatements(fetcher: Fetch, base: string, signal: Abor
   try {
     return await get(fetcher, `${base}/v1/revocations`, OCTETS, MAX_LIST, signal);
   } catch (error) {
-    if (error instanceof SourceError) return new Uint8Array(0);
+    if (error instanceof SourceError) return new Uint8Array();
     throw error;
   }
 }

@@ -1,4 +1,5 @@
 /** Makes and sets up the `RTCPeerConnection` of a call. */
+import { pause } from "../core/clock.js";
 import { MediaError } from "./media-error.js";
 import { type MediaLine, sendableSdp, transceiverOf } from "./media-profile.js";
 
@@ -30,7 +31,7 @@ export async function createPeer(configuration: RTCConfiguration): Promise<RTCPe
     } catch (error) {
       if (attempt === PEER_ATTEMPTS) throw error;
       void new ArrayBuffer(PRESSURE);
-      await new Promise((resolve) => setTimeout(resolve, ATTEMPT_PAUSE));
+      await pause(ATTEMPT_PAUSE);
     }
   }
 }

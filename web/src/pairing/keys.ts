@@ -40,7 +40,7 @@ export class PairingKeys {
     this.#isk = isk;
   }
 
-  #expand(label: string, context: Uint8Array = new Uint8Array(0), length = 32): Bytes {
+  #expand(label: string, context: Uint8Array = new Uint8Array(), length = 32): Bytes {
     return new Uint8Array(hkdf(sha256, this.#isk, undefined, concat(LABEL, utf8(label), context), length));
   }
 
