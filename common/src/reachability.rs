@@ -337,10 +337,9 @@ mod tests {
         assert_eq!(Signed::sign(about_itself, &key(1)).err(), Some(SignError::Malformed));
     }
 
-    #[test]
-    fn a_statement_counts_for_its_node_its_record_and_now() {
-        let now = UnixTime::from_secs(1_800_000_000);
-        let record = NodeRecord {
+    /// The record of run 3 of the statement's subject.
+    fn subject_record(now: UnixTime) -> NodeRecord {
+        NodeRecord {
             federation: FederationId::of_roots(&[]),
             node: key(2).node_id(),
             epoch: 3,
@@ -352,7 +351,13 @@ mod tests {
             region: String::new(),
             version: String::new(),
             abilities: Abilities::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_statement_counts_for_its_node_its_record_and_now() {
+        let now = UnixTime::from_secs(1_800_000_000);
+        let record = subject_record(now);
         let made = Reachability { epoch: 3, seq: 7, at: now, ..statement() };
         let check = |made: &Reachability, secs| made.check(&record, UnixTime::from_secs(secs));
         assert_eq!(check(&made, 1_800_000_000), Ok(()));
@@ -367,19 +372,7 @@ mod tests {
     #[test]
     fn a_registry_takes_statements_of_half_an_hour_about_the_same_run() {
         let now = UnixTime::from_secs(1_800_000_000);
-        let record = NodeRecord {
-            federation: FederationId::of_roots(&[]),
-            node: key(2).node_id(),
-            epoch: 3,
-            seq: 7,
-            issued_at: now,
-            expires_at: now,
-            client_urls: Vec::new(),
-            quic_addrs: vec![([192, 0, 2, 1], 1).into()],
-            region: String::new(),
-            version: String::new(),
-            abilities: Abilities::default(),
-        };
+        let record = subject_record(now);
         let made = Reachability { epoch: 3, seq: 6, at: now, ..statement() };
         let check = |made: &Reachability, secs| made.check_sent(&record, UnixTime::from_secs(secs));
         assert_eq!(check(&made, 1_800_000_000 + 1800), Ok(()));
