@@ -167,9 +167,8 @@ impl DoorProber {
         };
         match report.outcome() {
             Outcome::Works => DoorTry::Works,
-            // It is full, or about to restart.
-            Outcome::Unavailable => DoorTry::NotTried,
-            outcome if outcome.was_tried() => {
+            // A node that is unavailable is full, or about to restart.
+            outcome if outcome.was_tried() && outcome != Outcome::Unavailable => {
                 DoorTry::Fails(Fault { expired_at: report.expired_at, ..fault(*place, outcome) })
             }
             _ => DoorTry::NotTried,

@@ -67,7 +67,7 @@ pub(crate) struct Metrics {
     pub(crate) doors: Family<OutcomeLabel, Counter>,
     /// Listed nodes that are not public because clients cannot connect.
     pub(crate) hidden: Gauge,
-    /// 1 while so many doors fail that the registry blames its own network, otherwise 0.
+    /// Whether the registry blames its own network for doors that fail: 1 or 0.
     pub(crate) own_network_doubted: Gauge,
     /// Members' statements that were read, by outcome.
     pub(crate) statements: Family<OutcomeLabel, Counter>,

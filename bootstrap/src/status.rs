@@ -102,7 +102,7 @@ pub(crate) fn render(published: &Published, now: Millis) -> Bytes {
                     }
                     @if doubts_own_network(published.listings().values()) {
                         section { p {
-                            "The client URLs of many nodes fail at once, so this registry's own network is the likely cause. "
+                            "The client URLs of too many nodes fail, so this registry's own network is the likely cause. "
                             "No node leaves the directory for that."
                         } }
                     }

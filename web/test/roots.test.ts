@@ -187,7 +187,7 @@ test("a link that was made before leads to the new root", async () => {
   const found = await fetchFederation(link, { isPrivate: true });
   expect(found).toEqual({ roots: [next], federation: toHex(id), registries: [federation.registry] });
   expect(await reportOf(found ?? {})).toMatch(/addresses of nodes/);
-  // The thief of the old root cannot mislead whoever has used it.
+  // A client that has used the new root is not misled by a thief of the old one.
   expect(await reportOf({ ...found, registries: [await thief()] })).toContain(BAD);
 });
 

@@ -118,9 +118,9 @@ impl Listing {
     }
 }
 
-/// Whether so many doors fail that the registry's own network is the likely cause: more than a tenth of those that it reached
-/// before, or those of more than half of the nodes. For the tenth, doors of hidden nodes do not count, because they failed one
-/// by one.
+/// Whether the registry's own network is the likely cause of failing doors. It is if more than a tenth of the doors fail that the
+/// registry reached before, or those of more than half of the nodes. Doors of hidden nodes are not part of the tenth, because
+/// they failed one by one.
 pub(crate) fn doubts_own_network<'a>(listings: impl Iterator<Item = &'a Arc<Listing>>) -> bool {
     let (mut all, mut given_up, mut reached, mut failing) = (0, 0, 0, 0);
     for listing in listings.filter(|listing| !listing.record.is_reserve()) {

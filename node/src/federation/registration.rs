@@ -38,7 +38,7 @@ struct Refused {
 }
 
 /// What a registry says about a record that it has accepted.
-#[derive(Default, serde::Deserialize)]
+#[derive(serde::Deserialize)]
 struct Accepted {
     /// Why it lists the node, but shows it to nobody. Earlier registries send none.
     hidden: Option<DoorFault>,

@@ -86,7 +86,7 @@ async function fetchFromNode(
   const trust = new Trust(keys.map(toBase64url));
   await trust.learn(await fetchStatements(fetcher, origin, signal), Math.floor(Date.now() / 1000));
   const current = trust.current.map(toBase64url);
-  // A later root is pinned at once: whoever has stolen the old one can mislead only clients that have not got this far.
+  // A later root is pinned at once. After that, a thief of the old one cannot mislead this client.
   const isRotated = current.join() !== keys.map(toBase64url).join();
   return { roots: current, ...(isRotated ? { federation: toHex(federation) } : {}), registries: usable };
 }

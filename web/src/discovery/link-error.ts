@@ -1,4 +1,4 @@
-/** Why a text is not a usable link. Apart from the links and the messages, so that an app can tell these errors before they are loaded. */
+/** Why a text is not a usable link. In a file of its own, so that an app can test for it before the code of links is loaded. */
 
 /** Why a text is not a usable link. */
 export type LinkFault = "not-a-link" | "too-long" | "checksum" | "newer-version" | "malformed" | "expired" | "private";
