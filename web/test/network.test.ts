@@ -170,15 +170,23 @@ describe.runIf(canRun)("a call goes on", () => {
       await talk(true);
       await network.change(here, faults);
       await pause(4_000);
-      const lost = await missing(b, () => pause(6_000));
+      // A browser finds out by losses how much a link takes, and how long that takes differs.
+      await until(
+        "most of the sound arrives",
+        () => missing(b, () => pause(6_000)),
+        (lost) => {
+          report(name, lost);
+          return lost.ofSound < mostMissing;
+        },
+        30_000,
+      );
       const { quality } = await b.run("callView");
       const statistics = await b.run("statistics");
-      report(name, { ...lost, quality: quality ?? "unknown", "round trip in ms": statistics?.roundTripMs ?? -1 });
-      expect(lost.ofSound).toBeLessThan(mostMissing);
+      report(name, { quality: quality ?? "unknown", "round trip in ms": statistics?.roundTripMs ?? -1 });
       expect(qualities).toContain(quality);
       for (const tab of [a, b]) await untilState(tab, "connected");
     },
-    60_000,
+    90_000,
   );
 
   test("at 60 kbit/s: the sound stays, and the picture goes until there is room for it", async () => {
