@@ -18,8 +18,14 @@ function testsToSkip(): string[] {
   return skipped;
 }
 
-/** Tests of the time that media needs, of what the machine sends, and of the page, which each builds anew. */
-const ALONE = ["network", "media", "browsers", "capture", "site/*"].map((name) => `test/${name}${SUFFIX}`);
+/** Tests of the time that media or a picture needs, of what the machine sends, and those that build the page anew. */
+const ALONE = [
+  "browsers",
+  "capture",
+  "media",
+  "network",
+  "site/{crossing,demo,faults,file,firefox,node,open,path,relay,talk,wipe}",
+].map((name) => `test/${name}${SUFFIX}`);
 
 const exclude = testsToSkip();
 const common = { globalSetup: "test/support/global-setup.ts", testTimeout: 20_000 };

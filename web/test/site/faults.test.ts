@@ -1,31 +1,21 @@
 /** What the page says when something does not work: a microphone, a sound that may not play, a way to a node. */
-import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { buildPage, servePage } from "../../tools/page.mjs";
-import { hasChromium, launchChromium } from "../examples/chromium.js";
-import { type Federation, startFederation } from "../support/federation.js";
-import { AUDIBLE, fragmentOf, pair, Visitor } from "./visitor.js";
+import { hasChromium } from "../examples/chromium.js";
+import { startFederation } from "../support/federation.js";
+import { Site } from "./site.js";
+import { AUDIBLE, pair, Visitor } from "./visitor.js";
 
 const YEAR = 365 * 86_400_000;
 
 const isInstalled = hasChromium();
-let federation: Federation;
-let site: Awaited<ReturnType<typeof servePage>>;
-let browser: Browser;
-let url: string;
+let site: Site;
 
 beforeAll(async () => {
   if (!isInstalled) return;
-  await buildPage();
-  [federation, site, browser] = await Promise.all([startFederation(2), servePage(), launchChromium()]);
-  url = `${site.url}${fragmentOf(federation)}`;
+  site = await Site.start(startFederation(2));
 }, 90_000);
 
-afterAll(async () => {
-  await browser?.close();
-  site?.close();
-  await federation?.stop();
-});
+afterAll(() => site?.stop());
 
 /** Makes the browser refuse a microphone with an error of this name. */
 function refuse(name: string): void {
@@ -64,8 +54,7 @@ function playOnlyAfterClick(): void {
 
 describe.skipIf(!isInstalled)("in a call", () => {
   test("without a microphone one still hears, and is told why one is not heard", async () => {
-    const [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
-    await Promise.all([ada.start(), bob.start()]);
+    const [ada, bob] = await site.openTwo();
     await pair(ada, bob);
     await ada.page.evaluate(refuse, "NotReadableError");
     await ada.call("Bob");
@@ -81,7 +70,7 @@ describe.skipIf(!isInstalled)("in a call", () => {
   }, 60_000);
 
   test("a sound that the browser does not play is played by a tap", async () => {
-    const [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
+    const [ada, bob] = await Promise.all([site.open("Ada"), site.open("Bob")]);
     await bob.page.addInitScript(playOnlyAfterClick);
     await bob.page.reload();
     await Promise.all([ada.start(), bob.start()]);
@@ -114,15 +103,15 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
     });
   }
 
-  async function visit(fragment: string): Promise<Visitor> {
-    const visitor = await Visitor.open(browser, "Ada", `${site.url}${fragment}`);
+  async function visit(url: string): Promise<Visitor> {
+    const visitor = await Visitor.open(site.browser, "Ada", url);
     await visitor.page.getByLabel(visitor.text("welcomeName"), { exact: true }).fill("Ada");
     return visitor;
   }
 
   test("a registry and a node that do not answer", async () => {
     const ada = await visit(
-      `#${new URLSearchParams({ registry: "http://127.0.0.1:9", root: federation.root })}&private`,
+      `${site.url}#${new URLSearchParams({ registry: "http://127.0.0.1:9", root: site.federation.root })}&private`,
     );
     await ada.click("welcomeStart");
     await ada.seesText("statusFailed");
@@ -131,7 +120,7 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
   }, 60_000);
 
   test("a device that is offline", async () => {
-    const ada = await Visitor.open(browser, "Ada", url);
+    const ada = await site.open("Ada");
     await ada.start();
     // The screens are loaded while the device is online.
     await faults(ada);
@@ -141,7 +130,7 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
   }, 60_000);
 
   test("a wrong clock", async () => {
-    const ada = await visit(fragmentOf(federation));
+    const ada = await visit(site.federationUrl);
     await ada.page.evaluate((offset) => {
       const now = Date.now.bind(Date);
       Date.now = () => now() + offset;
@@ -159,7 +148,7 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
   ] as const)(
     "a microphone that fails with %s",
     async (name, help) => {
-      const ada = await Visitor.open(browser, "Ada", url);
+      const ada = await site.open("Ada");
       await ada.start();
       await ada.page.evaluate(refuse, name);
       expect(await faults(ada)).toEqual({ microphone: ada.text(help) });
@@ -169,7 +158,7 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
   );
 
   test("a microphone that delivers silence", async () => {
-    const ada = await Visitor.open(browser, "Ada", url);
+    const ada = await site.open("Ada");
     await ada.start();
     await ada.page.evaluate(silence);
     expect(await faults(ada)).toEqual({ microphone: ada.text("help_microphone_silent") });

@@ -1,32 +1,22 @@
 /** The main path in Firefox, which calls Chromium and is called by it. */
-import type { Browser } from "playwright-core";
-import type { Browser as FirefoxBrowser, Page } from "puppeteer-core";
+import type { Browser, Page } from "puppeteer-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { en } from "../../page/src/texts/en.js";
 import type { TextKey } from "../../page/src/texts/texts.js";
-import { buildPage, servePage } from "../../tools/page.mjs";
-import { launchChromium } from "../examples/chromium.js";
 import { installedBrowsers, PATHS, startSound } from "../support/browsers.js";
-import { eventually, type Federation, startFederation } from "../support/federation.js";
-import { AUDIBLE, collectPeers, fragmentOf, heard, Visitor } from "./visitor.js";
+import { eventually, startFederation } from "../support/federation.js";
+import { Site } from "./site.js";
+import { AUDIBLE, collectPeers, heard } from "./visitor.js";
 
 const isInstalled = installedBrowsers().length === 2;
-let federation: Federation;
-let site: Awaited<ReturnType<typeof servePage>>;
-let chromium: Browser;
+let site: Site;
 let sound: Awaited<ReturnType<typeof startSound>>;
-let firefox: FirefoxBrowser;
+let firefox: Browser;
 
 beforeAll(async () => {
   if (!isInstalled) return;
-  await buildPage();
   const puppeteer = await import("puppeteer-core");
-  [federation, site, chromium, sound] = await Promise.all([
-    startFederation(2),
-    servePage(),
-    launchChromium(),
-    startSound(),
-  ]);
+  [site, sound] = await Promise.all([Site.start(startFederation(2)), startSound()]);
   firefox = await puppeteer.launch({
     browser: "firefox",
     executablePath: PATHS.firefox,
@@ -46,9 +36,8 @@ beforeAll(async () => {
 }, 120_000);
 
 afterAll(async () => {
-  await Promise.all([chromium?.close(), firefox?.close(), federation?.stop()]);
+  await Promise.all([site?.stop(), firefox?.close()]);
   sound?.stop();
-  site?.close();
 });
 
 /** Waits for a button with this text or label, and clicks it. */
@@ -70,13 +59,12 @@ async function seesText(page: Page, text: string): Promise<void> {
 test.skipIf(!isInstalled)(
   "Firefox pairs with Chromium, calls it and is called",
   async () => {
-    const url = `${site.url}${fragmentOf(federation)}`;
-    const ada = await Visitor.open(chromium, "Ada", url);
+    const ada = await site.open("Ada");
     await ada.start();
     const page = await firefox.newPage();
     await page.setViewport({ width: 1280, height: 800 });
     await page.evaluateOnNewDocument(collectPeers);
-    await page.goto(url);
+    await page.goto(site.federationUrl);
     await page.type("input[required]", "Fay");
     await click(page, "welcomeStart");
     await seesText(page, en.statusConnected);

@@ -6,12 +6,11 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import type { AxeResults } from "axe-core";
-import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { buildPage, servePage } from "../../tools/page.mjs";
-import { hasChromium, launchChromium } from "../examples/chromium.js";
-import { type Federation, startFederation } from "../support/federation.js";
-import { fragmentOf, Visitor } from "./visitor.js";
+import { hasChromium } from "../examples/chromium.js";
+import { startFederation } from "../support/federation.js";
+import { Site } from "./site.js";
+import { Visitor } from "./visitor.js";
 
 const SIZES = { 360: { width: 360, height: 740 }, 1920: { width: 1920, height: 1080 } };
 const THEMES = ["light", "dark"] as const;
@@ -19,22 +18,15 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 const PICTURES = process.env.PICTURES;
 
 const isInstalled = hasChromium();
-let federation: Federation;
-let site: Awaited<ReturnType<typeof servePage>>;
-let browser: Browser;
+let site: Site;
 
 beforeAll(async () => {
   if (!isInstalled) return;
-  await buildPage();
-  [federation, site, browser] = await Promise.all([startFederation(2), servePage(), launchChromium()]);
+  site = await Site.start(startFederation(2));
   if (PICTURES !== undefined) mkdirSync(PICTURES, { recursive: true });
 }, 90_000);
 
-afterAll(async () => {
-  await browser?.close();
-  site?.close();
-  await federation?.stop();
-});
+afterAll(() => site?.stop());
 
 /** Looks at what a page shows now. Returns what is wrong with it. */
 async function look({ page }: Visitor, locale: string, scene: string): Promise<string[]> {
@@ -64,9 +56,10 @@ async function look({ page }: Visitor, locale: string, scene: string): Promise<s
 
 describe.skipIf(!isInstalled).each(["en", "ar"])("in %s", (locale) => {
   test("every screen is usable and fits", async () => {
-    const url = `${site.url}${fragmentOf(federation)}`;
+    const url = site.federationUrl;
     const faults: string[] = [];
-    const visitor = (name: string) => Visitor.open(browser, name, url, { locale, permissions: ["clipboard-write"] });
+    const visitor = (name: string) =>
+      Visitor.open(site.browser, name, url, { locale, permissions: ["clipboard-write"] });
     const [ada, bob] = await Promise.all([visitor("Ada"), visitor("Bob Öztürk")]);
     const see = async (one: Visitor, scene: string) => faults.push(...(await look(one, locale, scene)));
     await see(ada, "01-welcome");

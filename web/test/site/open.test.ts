@@ -1,34 +1,26 @@
 /** How the page opens: fast, without a network, and by a link. */
-import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { buildPage, servePage } from "../../tools/page.mjs";
-import { hasChromium, launchChromium } from "../examples/chromium.js";
-import { type Federation, startFederation } from "../support/federation.js";
-import { fragmentOf, Visitor } from "./visitor.js";
+import { hasChromium } from "../examples/chromium.js";
+import { startFederation } from "../support/federation.js";
+import { Site } from "./site.js";
+import { Visitor } from "./visitor.js";
 
 /** A phone of 2017 is about six times slower than a laptop. */
 const SLOWER = 6;
 const FIRST_PAINT = 1_500;
 
 const isInstalled = hasChromium();
-let federation: Federation;
-let site: Awaited<ReturnType<typeof servePage>>;
-let browser: Browser;
+let site: Site;
 
 beforeAll(async () => {
   if (!isInstalled) return;
-  await buildPage();
-  [federation, site, browser] = await Promise.all([startFederation(2), servePage(), launchChromium()]);
+  site = await Site.start(startFederation(2));
 }, 90_000);
 
-afterAll(async () => {
-  await browser?.close();
-  site?.close();
-  await federation?.stop();
-});
+afterAll(() => site?.stop());
 
 test.skipIf(!isInstalled)("the first screen is there in time on a slow phone", async () => {
-  const context = await browser.newContext();
+  const context = await site.browser.newContext();
   const page = await context.newPage();
   const session = await context.newCDPSession(page);
   await session.send("Emulation.setCPUThrottlingRate", { rate: SLOWER });
@@ -47,7 +39,7 @@ test.skipIf(!isInstalled)("the first screen is there in time on a slow phone", a
 test.skipIf(!isInstalled)(
   "it can be installed, opens without a network, says so, and connects when there is one",
   async () => {
-    const ada = await Visitor.open(browser, "Ada", `${site.url}${fragmentOf(federation)}`);
+    const ada = await site.open("Ada");
     await ada.start();
     await ada.page.evaluate(() => navigator.serviceWorker.ready);
     const session = await ada.context.newCDPSession(ada.page);
@@ -67,8 +59,8 @@ test.skipIf(!isInstalled)(
 test.skipIf(!isInstalled)(
   "a second tab says that the profile is open in the first",
   async () => {
-    const url = `${site.url}${fragmentOf(federation)}`;
-    const ada = await Visitor.open(browser, "Ada", url);
+    const url = site.federationUrl;
+    const ada = await site.open("Ada");
     await ada.start();
     const second = await Visitor.openIn(ada.context, "Ada", url);
     await second.seesText("statusInUse");
@@ -84,14 +76,14 @@ test.skipIf(!isInstalled)(
 test.skipIf(!isInstalled)(
   "a link pairs at the first start, without any other setting",
   async () => {
-    const ada = await Visitor.open(browser, "Ada", `${site.url}${fragmentOf(federation)}`);
+    const ada = await site.open("Ada");
     await ada.start();
     await ada.click("contactsAdd");
     await ada.page.getByRole("tab", { name: ada.text("pairTabLink") }).click();
     const qrText = await ada.page.getByLabel(ada.text("pairLinkLabel")).inputValue();
     expect(qrText).toMatch(/^CHAPPE:/);
     // Links with an address of a private network need leave.
-    const bob = await Visitor.open(browser, "Bob", `${site.url}#${new URLSearchParams({ link: qrText })}&private`);
+    const bob = await Visitor.open(site.browser, "Bob", `${site.url}#${new URLSearchParams({ link: qrText })}&private`);
     await bob.seesText("welcomeByLink");
     expect(new URL(bob.page.url()).hash).toBe("");
     await bob.start();
@@ -100,7 +92,7 @@ test.skipIf(!isInstalled)(
     // The nodes of a link go away some day. The federation to which it commits stays.
     await bob.click("settingsTitle");
     const registries = bob.page.getByLabel(bob.text("federationRegistries"));
-    expect(await registries.inputValue()).toBe(federation.registry);
+    expect(await registries.inputValue()).toBe(site.federation.registry);
     expect([...ada.errors, ...bob.errors]).toEqual([]);
     await Promise.all([ada.context.close(), bob.context.close()]);
   },
@@ -110,12 +102,7 @@ test.skipIf(!isInstalled)(
 test.skipIf(!isInstalled)(
   "a link pairs nobody with a profile that exists until the person says so, and a federation is shown whole",
   async () => {
-    const fragment = fragmentOf(federation);
-    const [ada, bob] = await Promise.all(
-      ["Ada", "Bob"].map((name) => Visitor.open(browser, name, `${site.url}${fragment}`)),
-    );
-    if (ada === undefined || bob === undefined) throw new Error("two people");
-    await Promise.all([ada.start(), bob.start()]);
+    const [ada, bob] = await site.openTwo();
     await ada.click("contactsAdd");
     await ada.page.getByRole("tab", { name: ada.text("pairTabLink") }).click();
     const qrText = await ada.page.getByLabel(ada.text("pairLinkLabel")).inputValue();
@@ -130,15 +117,15 @@ test.skipIf(!isInstalled)(
 
     // A federation that differs in what is easily overlooked.
     const root = "A".repeat(43);
-    const other = `${fragment}&root=${root}&doh=https://resolver.example`;
+    const other = `${site.federationUrl}&root=${root}&doh=https://resolver.example`;
     await bob.page.goto("about:blank");
-    await bob.page.goto(`${site.url}${other}`);
+    await bob.page.goto(other);
     await bob.seesText("federationOffered");
     for (const text of [root, "https://resolver.example"]) await bob.page.getByText(text).waitFor();
     await bob.seesText("federationPrivate");
     // One that no client can be made of is not offered.
     await bob.page.goto("about:blank");
-    await bob.page.goto(`${site.url}${fragment}&root=x`);
+    await bob.page.goto(`${site.federationUrl}&root=x`);
     await bob.seesText("statusConnected");
     expect(await bob.page.getByText(bob.text("federationOffered")).count()).toBe(0);
     await Promise.all([ada.context.close(), bob.context.close()]);

@@ -1,33 +1,23 @@
 /** The drawn path, and a call whose node or whose media goes away. */
-import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { buildPage, servePage } from "../../tools/page.mjs";
-import { hasChromium, launchChromium } from "../examples/chromium.js";
+import { hasChromium } from "../examples/chromium.js";
 import { type ProcessFederation, startProcesses } from "../support/federation.js";
-import { AUDIBLE, fragmentOf, pair, Visitor } from "./visitor.js";
+import { Site } from "./site.js";
+import { AUDIBLE, pair, type Visitor } from "./visitor.js";
 
 const isInstalled = hasChromium();
-let federation: ProcessFederation;
-let site: Awaited<ReturnType<typeof servePage>>;
-let browser: Browser;
+let site: Site<ProcessFederation>;
 let ada: Visitor;
 let bob: Visitor;
 
 beforeAll(async () => {
   if (!isInstalled) return;
-  await buildPage();
-  [federation, site, browser] = await Promise.all([startProcesses(3), servePage(), launchChromium()]);
-  const url = `${site.url}${fragmentOf(federation)}`;
-  [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
-  await Promise.all([ada.start(), bob.start()]);
+  site = await Site.start(startProcesses(3));
+  [ada, bob] = await site.openTwo();
   await pair(ada, bob);
 }, 120_000);
 
-afterAll(async () => {
-  await browser?.close();
-  site?.close();
-  await federation?.stop();
-});
+afterAll(() => site?.stop());
 
 const ownNode = async () => (await ada.page.locator(".path-tower .path-id").first().textContent()) ?? "";
 
@@ -42,12 +32,12 @@ test.skipIf(!isInstalled)(
     await ada.page.locator(".path-time").waitFor();
     await ada.page.locator(".path-media[data-live=true]").waitFor();
     const before = await ownNode();
-    const node = federation.nodes.find(({ id }) => id.startsWith(before));
+    const node = site.federation.nodes.find(({ id }) => id.startsWith(before));
     expect(node).toBeDefined();
 
-    await federation.kill(node?.id ?? "");
+    await site.federation.kill(node?.id ?? "");
     await expect.poll(ownNode, { timeout: 30_000 }).not.toBe(before);
-    expect(federation.nodes.map(({ id }) => id.slice(0, before.length))).toContain(await ownNode());
+    expect(site.federation.nodes.map(({ id }) => id.slice(0, before.length))).toContain(await ownNode());
     await expect.poll(async () => (await bob.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
   },
   120_000,

@@ -1,34 +1,24 @@
 /** Calls over the relay of a node: the other side sees no address, and the page says so. */
-import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { buildPage, servePage } from "../../tools/page.mjs";
-import { hasChromium, launchChromium } from "../examples/chromium.js";
-import { type Federation, startFederation } from "../support/federation.js";
-import { AUDIBLE, fragmentOf, Visitor } from "./visitor.js";
+import { hasChromium } from "../examples/chromium.js";
+import { startFederation } from "../support/federation.js";
+import { Site } from "./site.js";
+import { AUDIBLE, type Visitor } from "./visitor.js";
 
 const isInstalled = hasChromium();
-let federation: Federation;
-let site: Awaited<ReturnType<typeof servePage>>;
-let browser: Browser;
+let site: Site;
 let ada: Visitor;
 let bob: Visitor;
 
 beforeAll(async () => {
   if (!isInstalled) return;
-  await buildPage();
   // One node: a relay does not relay to other ports of its own address.
   const relay = ['turn.listen=["127.0.0.1:0"]', 'turn.allowed_peers=["127.0.0.0/8"]'];
-  [federation, site, browser] = await Promise.all([startFederation(1, relay), servePage(), launchChromium()]);
-  const url = `${site.url}${fragmentOf(federation)}`;
-  [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
-  await Promise.all([ada.start(), bob.start()]);
+  site = await Site.start(startFederation(1, relay));
+  [ada, bob] = await site.openTwo();
 }, 90_000);
 
-afterAll(async () => {
-  await browser?.close();
-  site?.close();
-  await federation?.stop();
-});
+afterAll(() => site?.stop());
 
 test.skipIf(!isInstalled)(
   "a call uses the relay without a question, and shows no address",

@@ -1,38 +1,26 @@
 /** The person's own name, and what a caller sees whose rings are refused. */
-import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { buildPage, servePage } from "../../tools/page.mjs";
-import { hasChromium, launchChromium } from "../examples/chromium.js";
-import { type Federation, startFederation } from "../support/federation.js";
-import { fragmentOf, pair, Visitor } from "./visitor.js";
+import { hasChromium } from "../examples/chromium.js";
+import { startFederation } from "../support/federation.js";
+import { Site } from "./site.js";
+import { pair, type Visitor } from "./visitor.js";
 
 const isInstalled = hasChromium();
-let federation: Federation;
-let site: Awaited<ReturnType<typeof servePage>>;
-let browser: Browser;
+let site: Site;
 
 beforeAll(async () => {
   if (!isInstalled) return;
-  await buildPage();
-  [federation, site, browser] = await Promise.all([startFederation(2), servePage(), launchChromium()]);
+  site = await Site.start(startFederation(2));
 }, 90_000);
 
-afterAll(async () => {
-  await browser?.close();
-  site?.close();
-  await federation?.stop();
-});
+afterAll(() => site?.stop());
 
 const ownName = (visitor: Visitor) => visitor.page.getByLabel(visitor.text("settingsName"), { exact: true });
 
 test.skipIf(!isInstalled)(
   "a person changes their name, which new contacts see, and which is there after a reload",
   async () => {
-    const url = `${site.url}${fragmentOf(federation)}`;
-    const [ada, bob] = await Promise.all([
-      Visitor.open(browser, "Ada", url, { locale: "de" }),
-      Visitor.open(browser, "Bob", url, { locale: "ar" }),
-    ]);
+    const [ada, bob] = await Promise.all([site.open("Ada", { locale: "de" }), site.open("Bob", { locale: "ar" })]);
     await Promise.all([ada.start(), bob.start()]);
     await ada.click("settingsTitle");
     expect(await ownName(ada).inputValue()).toBe("Ada");
@@ -58,9 +46,7 @@ test.skipIf(!isInstalled)(
 test.skipIf(!isInstalled)(
   "a caller whose second ring is refused is told so, and not that the other person is in a call",
   async () => {
-    const url = `${site.url}${fragmentOf(federation)}`;
-    const [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
-    await Promise.all([ada.start(), bob.start()]);
+    const [ada, bob] = await site.openTwo();
     await pair(ada, bob);
     await ada.call("Bob");
     await bob.click("callDecline");

@@ -1,32 +1,22 @@
 /** Two people pair, call and talk in the page. */
-import type { Browser } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { buildPage, servePage } from "../../tools/page.mjs";
-import { hasChromium, launchChromium } from "../examples/chromium.js";
-import { type Federation, startFederation } from "../support/federation.js";
-import { AUDIBLE, fragmentOf, pair, SILENT, Visitor } from "./visitor.js";
+import { hasChromium } from "../examples/chromium.js";
+import { startFederation } from "../support/federation.js";
+import { Site } from "./site.js";
+import { AUDIBLE, pair, SILENT, type Visitor } from "./visitor.js";
 
 const isInstalled = hasChromium();
-let federation: Federation;
-let site: Awaited<ReturnType<typeof servePage>>;
-let browser: Browser;
+let site: Site;
 let ada: Visitor;
 let bob: Visitor;
 
 beforeAll(async () => {
   if (!isInstalled) return;
-  await buildPage();
-  [federation, site, browser] = await Promise.all([startFederation(3), servePage(), launchChromium()]);
-  const url = `${site.url}${fragmentOf(federation)}`;
-  [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
-  await Promise.all([ada.start(), bob.start()]);
+  site = await Site.start(startFederation(3));
+  [ada, bob] = await site.openTwo();
 }, 90_000);
 
-afterAll(async () => {
-  await browser?.close();
-  site?.close();
-  await federation?.stop();
-});
+afterAll(() => site?.stop());
 
 afterEach(() => {
   expect([...(ada?.errors ?? []), ...(bob?.errors ?? [])]).toEqual([]);
@@ -179,7 +169,7 @@ test.skipIf(!isInstalled)(
 test.skipIf(!isInstalled)(
   "who calls during a call hears that it is busy, and the call goes on",
   async () => {
-    const cay = await Visitor.open(browser, "Cay", `${site.url}${fragmentOf(federation)}`);
+    const cay = await site.open("Cay");
     await cay.start();
     await pair(cay, ada);
     await bob.call("Ada");
@@ -223,7 +213,7 @@ test.skipIf(!isInstalled)(
 test.skipIf(!isInstalled)(
   "a QR code is read by the camera, and different words remove the contact",
   async () => {
-    const dan = await Visitor.open(browser, "Dan", `${site.url}${fragmentOf(federation)}`);
+    const dan = await site.open("Dan");
     await dan.start();
     await dan.click("contactsAdd");
     await dan.page.getByRole("tab", { name: dan.text("pairTabLink") }).click();

@@ -4,18 +4,13 @@ import { ar } from "../../page/src/texts/ar.js";
 import { de } from "../../page/src/texts/de.js";
 import { en } from "../../page/src/texts/en.js";
 import type { TextKey, Texts } from "../../page/src/texts/texts.js";
-import { type Federation, PATIENCE } from "../support/federation.js";
+import { PATIENCE } from "../support/federation.js";
 
 const LANGUAGES: Readonly<Record<string, Texts>> = { ar, de, en };
 
 /** The energy of the beeps of a fake microphone within two seconds is above the first, that of silence below the second. */
 export const AUDIBLE = 5e-4;
 export const SILENT = 5e-6;
-
-/** The fragment of the page's address that names a federation, as `chappe up` does. */
-export function fragmentOf({ registry, root }: Federation): string {
-  return `#${new URLSearchParams({ registry, root })}&private`;
-}
 
 interface Heard {
   /** Of the sound that has arrived: seconds at full loudness squared. */

@@ -3,31 +3,23 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { buildPage, servePage } from "../../tools/page.mjs";
-import { CHROMIUM_ARGS, CHROMIUM_PATH, hasChromium, launchChromium } from "../examples/chromium.js";
-import { type Federation, startFederation } from "../support/federation.js";
-import { fragmentOf, pair, Visitor } from "./visitor.js";
+import { CHROMIUM_ARGS, CHROMIUM_PATH, hasChromium } from "../examples/chromium.js";
+import { startFederation } from "../support/federation.js";
+import { Site } from "./site.js";
+import { pair, Visitor } from "./visitor.js";
 
 const isInstalled = hasChromium();
-let federation: Federation;
-let site: Awaited<ReturnType<typeof servePage>>;
-let browser: Browser;
+let site: Site;
 
 beforeAll(async () => {
   if (!isInstalled) return;
-  await buildPage();
-  [federation, site, browser] = await Promise.all([startFederation(2), servePage(), launchChromium()]);
+  site = await Site.start(startFederation(2));
 }, 90_000);
 
-afterAll(async () => {
-  await browser?.close();
-  site?.close();
-  await federation?.stop();
-});
+afterAll(() => site?.stop());
 
-/** Everything that the page has stored in the browser. */
+/** Everything that the page has stored in the site.browser. */
 async function traces({ page }: Visitor): Promise<string[]> {
   return page.evaluate(async () => [
     ...(await indexedDB.databases()).map(({ name }) => `database ${name}`),
@@ -42,9 +34,7 @@ async function traces({ page }: Visitor): Promise<string[]> {
 test.skipIf(!isInstalled)(
   "Escape twice in a call shows a neutral page in less than 100 ms, ends the call, and leaves nothing",
   async () => {
-    const url = `${site.url}${fragmentOf(federation)}`;
-    const [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
-    await Promise.all([ada.start(), bob.start()]);
+    const [ada, bob] = await site.openTwo();
     await pair(ada, bob);
     await ada.call("Bob");
     await bob.click("callAccept");
@@ -77,9 +67,7 @@ test.skipIf(!isInstalled)(
 test.skipIf(!isInstalled)(
   "nothing outside of the page shows a call, unless that is switched on",
   async () => {
-    const url = `${site.url}${fragmentOf(federation)}`;
-    const [ada, bob] = await Promise.all([Visitor.open(browser, "Ada", url), Visitor.open(browser, "Bob", url)]);
-    await Promise.all([ada.start(), bob.start()]);
+    const [ada, bob] = await site.openTwo();
     await pair(ada, bob);
     const outside = () =>
       ada.page.evaluate(() => ({
@@ -119,15 +107,14 @@ test.skipIf(!isInstalled)(
 test.skipIf(!isInstalled)(
   "the page asks its own site, the registry and the nodes, and nobody else",
   async () => {
-    const url = `${site.url}${fragmentOf(federation)}`;
-    const ada = await Visitor.open(browser, "Ada", url);
+    const ada = await site.open("Ada");
     await ada.start();
     await ada.showCode();
     await ada.click("settingsTitle");
     await ada.click("settingsWhy");
     await ada.click("diagnosisRun");
     await ada.button("diagnosisRun").waitFor();
-    const known = [site.url, federation.registry, ...federation.nodes.map(({ clientUrl }) => clientUrl)];
+    const known = [site.url, site.federation.registry, ...site.federation.nodes.map(({ clientUrl }) => clientUrl)];
     const hosts = new Set(known.map((text) => new URL(text).host));
     const strange = ada.requests.filter((text) => !hosts.has(new URL(text).host) && !/^(data|blob):/.test(text));
     expect(strange).toEqual([]);
@@ -158,8 +145,8 @@ test.skipIf(!isInstalled)(
       executablePath: CHROMIUM_PATH,
       args: [...CHROMIUM_ARGS],
     });
-    const ada = await Visitor.openIn(context, "Adaloveliest", `${site.url}${fragmentOf(federation)}`);
-    const bob = await Visitor.open(browser, "Bobbaronest", `${site.url}${fragmentOf(federation)}`);
+    const ada = await Visitor.openIn(context, "Adaloveliest", site.federationUrl);
+    const bob = await site.open("Bobbaronest");
     await Promise.all([ada.start(), bob.start()]);
     await pair(ada, bob);
     await ada.click("settingsTitle");

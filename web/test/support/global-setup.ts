@@ -2,15 +2,17 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { buildPage } from "../../tools/page.mjs";
 
 /** The message of `cargo build --message-format json` about a file that it has built. */
 interface Artifact {
   readonly executable?: string | null;
 }
 
-export default function setup(): void {
+export default async function setup(): Promise<void> {
   if (process.env.CHAPPE_BIN === undefined) buildNode();
   if (!isPackageBuilt()) run("npm", ["run", "--silent", "build"], ".");
+  await buildPage();
 }
 
 /** Builds the binary of the nodes, if cargo is installed, and sets `CHAPPE_BIN` for the tests. */
