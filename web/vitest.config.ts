@@ -29,8 +29,10 @@ const ALONE = [
 
 const exclude = testsToSkip();
 const common = { globalSetup: "test/support/global-setup.ts", testTimeout: 20_000 };
-// `npm run figures` sets FIGURES to the number of runs of each measurement.
-const isMeasuring = process.env.FIGURES !== undefined;
+// What is measured in place of tests: by `npm run figures` and `npm run compare`.
+const { FIGURES, COMPARE } = process.env;
+const measurement =
+  FIGURES !== undefined ? "test/figures.ts" : COMPARE !== undefined ? "compare/compare.ts" : undefined;
 
 export default defineConfig({
   test: {
@@ -39,7 +41,7 @@ export default defineConfig({
         test: {
           ...common,
           name: "concurrent",
-          include: isMeasuring ? [] : [`test/**/*${SUFFIX}`],
+          include: measurement === undefined ? [`test/**/*${SUFFIX}`] : [],
           exclude: [...exclude, ...ALONE],
           // They wait more than they compute, but each starts nodes and often a browser of its own.
           maxWorkers: 2,
@@ -50,7 +52,7 @@ export default defineConfig({
         test: {
           ...common,
           name: "alone",
-          include: isMeasuring ? ["test/figures.ts"] : ALONE,
+          include: measurement === undefined ? ALONE : [measurement],
           exclude,
           fileParallelism: false,
           sequence: { groupOrder: 1 },

@@ -66,10 +66,10 @@ export interface Page {
   close(): void;
 }
 
-/** Serves the page of the tests on loopback. */
-export async function servePage(): Promise<Page> {
+/** Serves a page of this script on loopback. */
+export async function servePage(script = "test/page/index.ts"): Promise<Page> {
   const { outputFiles } = await build({
-    entryPoints: ["test/page/index.ts"],
+    entryPoints: [{ in: script, out: "index" }],
     bundle: true,
     format: "esm",
     splitting: true,
