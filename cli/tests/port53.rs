@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chappe_testkit::rerun::rerun;
 use hickory_proto::{
     op::{Message, OpCode, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::A},
@@ -304,9 +305,5 @@ fn no_command_asks_port_53_but_with_the_option_for_it() {
         eprintln!("not run: this needs network namespaces and `ip`, and they are not to be had here: {tried:?}");
         return;
     }
-    let own = std::env::current_exe().expect("a path of this program");
-    let name = "no_command_asks_port_53_but_with_the_option_for_it";
-    let output = unshare().arg(own).args(["--exact", name, "--nocapture"]).env(INSIDE, "1").output();
-    let output = output.expect("a process");
-    assert!(output.status.success(), "{}\n{}", texts(&output).0, texts(&output).1);
+    rerun(unshare().env(INSIDE, "1"), "no_command_asks_port_53_but_with_the_option_for_it");
 }

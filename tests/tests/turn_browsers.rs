@@ -6,6 +6,7 @@ use chappe_node::NodeConfig;
 use chappe_testkit::{
     federation::{Federation, no_limits},
     raw::{Raw, inbox, now_ms},
+    rerun::rerun,
     tls::Files,
 };
 use serde_json::{Value, json};
@@ -177,9 +178,7 @@ fn is_without_udp(name: &str) -> bool {
         println!("skipped: needs unshare (util-linux), ip (iproute2), nft (nftables), and network namespaces");
         return false;
     }
-    let mut again = unshare();
-    again.arg(std::env::current_exe().expect("a path")).args(["--exact", name, "--nocapture"]);
-    assert!(again.env(INSIDE, "1").status().expect("unshare runs").success());
+    rerun(unshare().env(INSIDE, "1"), name);
     false
 }
 

@@ -17,6 +17,7 @@ use chappe_testkit::{
     PATIENCE,
     federation::{Federation, no_limits},
     raw::{Raw, inbox, now_ms},
+    rerun::rerun,
 };
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -159,10 +160,7 @@ async fn a_node_behind_a_nat_offers_the_address_of_the_nat() {
         println!("skipped: needs root, unshare, ip (iproute2), nft (nftables), and network namespaces");
         return;
     }
-    let own = std::env::current_exe().expect("a path");
-    let mut again = unshare();
-    again.arg(own).args(["--exact", NAME, "--nocapture"]).env(INSIDE, "internet");
-    assert!(again.status().expect("unshare runs").success());
+    rerun(unshare().env(INSIDE, "internet"), NAME);
 }
 
 /// The node behind the NAT. It runs until its process is killed.

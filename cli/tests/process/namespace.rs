@@ -6,6 +6,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use chappe_testkit::rerun::rerun;
+
 use super::texts;
 
 /// Set in the process in the namespace.
@@ -39,10 +41,5 @@ pub(crate) fn run_inside(test: &str, body: impl FnOnce()) {
         println!("skipped: needs network namespaces and nft: {tried:?}");
         return;
     }
-    let own = std::env::current_exe().expect("a path of this program");
-    let output = unshare().arg(own).args(["--exact", test, "--nocapture"]).env(INSIDE, "1").output();
-    let output = output.expect("a process");
-    let (stdout, stderr) = texts(&output);
-    assert!(output.status.success(), "{stdout}\n{stderr}");
-    println!("{stdout}");
+    rerun(unshare().env(INSIDE, "1"), test);
 }
