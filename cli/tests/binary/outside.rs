@@ -1,19 +1,18 @@
 //! `chappe node doctor` has members try a node from outside, and names the transport that fails, who failed, and the fix.
 
-mod process;
-
 use std::{
     net::{TcpListener, UdpSocket},
     process::Command,
 };
 
-use process::{
+use serde_json::Value;
+
+use crate::process::{
     Running, arg, chappe,
     federation::{Federation, Listening},
     namespace::{run, run_inside},
     texts,
 };
-use serde_json::Value;
 
 /// A free port of loopback.
 fn free_addr() -> String {
@@ -104,7 +103,7 @@ fn inside() {
 
 #[test]
 fn a_port_that_a_firewall_closes_is_named_with_the_command_that_opens_it() {
-    run_inside("a_port_that_a_firewall_closes_is_named_with_the_command_that_opens_it", inside);
+    run_inside("outside::a_port_that_a_firewall_closes_is_named_with_the_command_that_opens_it", inside);
 }
 
 #[test]

@@ -245,14 +245,14 @@ async fn firefox_calls_through_the_relay_over_tcp() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chromium_calls_over_the_websockets_port_where_udp_is_blocked() {
-    if is_without_udp("chromium_calls_over_the_websockets_port_where_udp_is_blocked") {
+    if is_without_udp("turn_browsers::chromium_calls_over_the_websockets_port_where_udp_is_blocked") {
         call_without_udp(false).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chromium_calls_over_the_tls_port_of_the_websocket_where_udp_is_blocked() {
-    if is_without_udp("chromium_calls_over_the_tls_port_of_the_websocket_where_udp_is_blocked") {
+    if is_without_udp("turn_browsers::chromium_calls_over_the_tls_port_of_the_websocket_where_udp_is_blocked") {
         call_without_udp(true).await;
     }
 }

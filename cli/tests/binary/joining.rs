@@ -1,7 +1,5 @@
 //! A new node joins by a link: real processes of the registry, the nodes, and `node init`.
 
-mod process;
-
 use std::{
     fs,
     io::Write as _,
@@ -13,12 +11,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use process::{
+use tempfile::TempDir;
+
+use crate::process::{
     Running, arg, chappe,
     federation::{Listening, init_registry, run_node, start_registry},
     finished, get, texts,
 };
-use tempfile::TempDir;
 
 /// A user that is not root, and owns no files.
 const NOBODY: u32 = 65_534;

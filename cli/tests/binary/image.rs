@@ -1,8 +1,6 @@
 //! The container image, built as the documentation says and run by buildah: a registry and a node of it form a federation.
 //! Building the static binary takes minutes, so this runs only with `IMAGE=1`. Needs root and `buildah` (Debian: buildah).
 
-mod process;
-
 use std::{
     env, fs,
     os::unix::fs::chown,
@@ -12,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{PATIENCE, Running, arg, texts};
+use crate::process::{PATIENCE, Running, arg, texts};
 
 /// The image's user.
 const USER: u32 = 65_532;

@@ -1,15 +1,13 @@
 //! A node's pages for people and monitors.
 
-mod process;
-
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     time::Instant,
 };
 
-use process::{
-    PATIENCE, arg,
+use crate::process::{
+    self, PATIENCE, arg,
     federation::{Federation, Listening},
     finished, get, texts,
 };

@@ -1,8 +1,6 @@
 //! The rotation of a federation's root key with real daemons: nobody is left behind, and a thief of the old root leads only
 //! those astray who have not learned of the new one.
 
-mod process;
-
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -17,9 +15,10 @@ use chappe_common::{
     directory::{DirectoryBundle, DirectoryError},
     keys::PublicKey,
 };
-use process::{PATIENCE, Running, arg, chappe, federation::start_registry_at, finished, get, texts};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::process::{PATIENCE, Running, arg, chappe, federation::start_registry_at, finished, get, texts};
 
 /// A federation's folder, and its registry.
 struct Operator {

@@ -1,7 +1,5 @@
 //! Texts of a hostile node or registry in the output of the real binary: only printable characters reach the terminal.
 
-mod process;
-
 use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
@@ -10,7 +8,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_common::{keys::SecretKey, printable::is_printable, proof};
-use process::{arg, finished, texts};
+
+use crate::process::{arg, finished, texts};
 use proptest::{prelude::*, test_runner::Config};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{

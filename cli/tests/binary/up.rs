@@ -1,11 +1,10 @@
 //! `chappe up` as a process.
 
-mod process;
-
 use std::time::{Duration, Instant};
 
-use process::{Running, arg, chappe, finished, texts};
 use serde_json::Value;
+
+use crate::process::{Running, arg, chappe, finished, texts};
 
 #[test]
 fn up_once_makes_a_call_over_two_nodes_and_leaves_nothing_behind() {

@@ -1,7 +1,5 @@
 //! Daemons and commands in a failing environment: outputs that cannot be written, signals, few file descriptors.
 
-mod process;
-
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -12,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{
-    Running, arg, chappe,
+use crate::process::{
+    self, Running, arg, chappe,
     federation::{Federation, Listening, metric, run_node, run_registry},
     finished, get, texts,
 };

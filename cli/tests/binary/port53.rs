@@ -4,8 +4,6 @@
 //! `/etc/resolv.conf` names the test's resolver. It records each query to port 53 over UDP and TCP, for any destination
 //! address.
 
-mod process;
-
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -24,7 +22,8 @@ use hickory_proto::{
     op::{Message, OpCode, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::A},
 };
-use process::{Running, arg, chappe, finished, get, texts};
+
+use crate::process::{self, Running, arg, chappe, finished, get, texts};
 
 /// Set in the inner process.
 const INSIDE: &str = "CHAPPE_TEST_INSIDE";
@@ -305,5 +304,5 @@ fn no_command_asks_port_53_but_with_the_option_for_it() {
         eprintln!("not run: this needs network namespaces and `ip`, and they are not to be had here: {tried:?}");
         return;
     }
-    rerun(unshare().env(INSIDE, "1"), "no_command_asks_port_53_but_with_the_option_for_it");
+    rerun(unshare().env(INSIDE, "1"), "port53::no_command_asks_port_53_but_with_the_option_for_it");
 }

@@ -1,8 +1,6 @@
 //! `deploy/prometheus/` and `deploy/grafana/`: promtool accepts the files, and every query finds series of a running node or
 //! registry in a real Prometheus.
 
-mod process;
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -14,14 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{
     PATIENCE, Running, arg, chappe,
     federation::{Federation, Listening, run_registry},
     finished, texts,
     tls::Certificate,
 };
-use serde_json::Value;
-use tempfile::TempDir;
 
 const DASHBOARD: &str = "grafana/nodes.json";
 

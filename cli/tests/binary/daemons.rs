@@ -1,7 +1,5 @@
 //! Daemons and clients as separate processes that form a federation.
 
-mod process;
-
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -12,8 +10,9 @@ use std::{
 use chappe_common::{
     admission::TicketChain, beacon::Beacon, directory::DirectoryBundle, keys::PublicKey, shard::ShardBundle,
 };
-use process::{
-    Running, arg, chappe,
+
+use crate::process::{
+    self, Running, arg, chappe,
     federation::{Federation, start_registry},
     finished, texts,
 };

@@ -2,8 +2,6 @@
 //! and purged. Needs root, `mmdebstrap` and `systemd-nspawn` (Debian: mmdebstrap, systemd-container).
 #![cfg(target_os = "linux")]
 
-mod process;
-
 use std::{
     fs,
     net::SocketAddr,
@@ -13,8 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{PATIENCE, arg, texts};
 use tempfile::TempDir;
+
+use crate::process::{PATIENCE, arg, texts};
 
 /// A Debian with systemd in a container that has a network of its own.
 struct Machine {

@@ -1,8 +1,6 @@
 //! A node that obtains its certificate from a real authority (`pebble`), by each challenge, and through failures.
 #![cfg(target_os = "linux")]
 
-mod process;
-
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -18,7 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{
+use tempfile::TempDir;
+
+use crate::process::{
     PATIENCE, Running, arg,
     authority::{Authority, Settings, connect_tls, free_addr},
     authority_front::{Fault, Front},
@@ -26,7 +26,6 @@ use process::{
     federation::{init_registry, metric, run_registry},
     finished, get, texts,
 };
-use tempfile::TempDir;
 
 /// The name that the authority resolves to 127.0.0.1.
 const NAME: &str = "relay.example.org";

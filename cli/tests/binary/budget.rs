@@ -1,7 +1,5 @@
 //! The budget of a node: it counts what the kernel counts, and lowers what it offers step by step.
 
-mod process;
-
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -12,14 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{
+use serde_json::{Value, json};
+
+use crate::process::{
     PATIENCE, Running, arg, chappe,
     federation::{Federation, Listening, init_registry, metric, run_node, run_registry},
     finished, get,
     namespace::{run, run_inside},
     texts,
 };
-use serde_json::{Value, json};
 
 const MONTHLY: i64 = 1_000_000_000;
 
@@ -122,7 +121,7 @@ fn use_the_node(client: &str, turn: &str) {
 
 #[test]
 fn a_node_counts_what_the_kernel_counts() {
-    run_inside("a_node_counts_what_the_kernel_counts", || {
+    run_inside("budget::a_node_counts_what_the_kernel_counts", || {
         let machine = Machine::start();
         let dir = tempfile::tempdir().expect("a folder");
         let config = dir.path().join("node.toml");
@@ -242,7 +241,7 @@ fn make_last_month(state: &Path) {
 
 #[test]
 fn a_node_beyond_its_rate_relays_no_new_media_until_it_is_idle() {
-    run_inside("a_node_beyond_its_rate_relays_no_new_media_until_it_is_idle", || {
+    run_inside("budget::a_node_beyond_its_rate_relays_no_new_media_until_it_is_idle", || {
         let dir = tempfile::tempdir().expect("a folder");
         let config = dir.path().join("node.toml");
         let made = finished(&["node", "init", "--config", arg(&config)]);
@@ -274,7 +273,7 @@ fn a_node_beyond_its_rate_relays_no_new_media_until_it_is_idle() {
 
 #[test]
 fn a_node_lowers_what_it_offers_sleeps_and_returns_in_the_next_month() {
-    run_inside("a_node_lowers_what_it_offers_sleeps_and_returns_in_the_next_month", || {
+    run_inside("budget::a_node_lowers_what_it_offers_sleeps_and_returns_in_the_next_month", || {
         let dir = tempfile::tempdir().expect("a folder");
         let config = dir.path().join("registry/bootstrap.toml");
         let root = init_registry(&config);

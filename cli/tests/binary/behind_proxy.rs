@@ -1,8 +1,6 @@
 //! A node behind reverse proxies: whose connections they are, and the samples in `deploy/proxy/` with the real programs.
 #![cfg(target_os = "linux")]
 
-mod process;
-
 use std::{
     fs,
     io::{Read, Write},
@@ -13,14 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{
+use socket2::{Domain, Protocol, Socket, Type};
+use tempfile::TempDir;
+
+use crate::process::{
     PATIENCE, Running, arg, chappe,
     federation::metric,
     finished, get, texts,
     tls::{Certificate, NAME},
 };
-use socket2::{Domain, Protocol, Socket, Type};
-use tempfile::TempDir;
 
 /// Connections that each source may have in these tests.
 const ALLOWANCE: usize = 2;

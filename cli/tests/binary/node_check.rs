@@ -1,7 +1,5 @@
 //! `chappe node check` with real files, ports and servers.
 
-mod process;
-
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
@@ -11,13 +9,14 @@ use std::{
     thread,
 };
 
-use process::{
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{
     Running, arg, chappe,
     federation::{init_registry, start_registry},
     finished, texts,
 };
-use serde_json::Value;
-use tempfile::TempDir;
 
 /// A config of `node init` on free ports of loopback.
 fn node(registry: &str) -> (TempDir, PathBuf) {

@@ -75,7 +75,7 @@ async fn a_private_address_is_not_believed_unless_its_network_is_allowed() {
 /// How often a datagram is sent again.
 const REPEAT: Duration = Duration::from_millis(300);
 
-const NAME: &str = "a_node_behind_a_nat_offers_the_address_of_the_nat";
+const NAME: &str = "turn_nat::a_node_behind_a_nat_offers_the_address_of_the_nat";
 
 /// Set in the namespaces: `internet`, or the configuration of the node behind the NAT.
 const INSIDE: &str = "CHAPPE_TEST_INSIDE";

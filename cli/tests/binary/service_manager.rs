@@ -2,8 +2,6 @@
 //! and SIGHUP.
 #![cfg(target_os = "linux")]
 
-mod process;
-
 use std::{
     fs,
     io::{self, Read as _, Write as _},
@@ -23,14 +21,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{
+use rustix::io::{FdFlags, fcntl_setfd};
+use tempfile::TempDir;
+
+use crate::process::{
     PATIENCE, Running, arg, chappe,
     federation::{Federation, init_registry, metric, run_registry},
     finished, texts,
     tls::Certificate,
 };
-use rustix::io::{FdFlags, fcntl_setfd};
-use tempfile::TempDir;
 
 /// The rest of a request for a WebSocket.
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

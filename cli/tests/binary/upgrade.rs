@@ -3,8 +3,6 @@
 //!
 //! `UPGRADE_SESSIONS=10000 UPGRADE_PAIRS=20` is the large size; it needs 20,000 open files (`ulimit -n`).
 
-mod process;
-
 use std::{
     env,
     net::TcpListener,
@@ -18,16 +16,17 @@ use std::{
 use chappe_client::{Client, Event, Events, contact::ContactId, profile::Profile};
 use chappe_common::keys::{NodeId, PublicKey};
 use futures_util::{StreamExt as _, future::join_all};
-use process::{
-    PATIENCE, Running,
-    federation::{Federation, run_node},
-};
 use tempfile::TempDir;
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
 };
 use tokio_tungstenite::{connect_async, tungstenite::Message};
+
+use crate::process::{
+    self, PATIENCE, Running,
+    federation::{Federation, run_node},
+};
 
 /// Longer than any call takes to be set up, also over a node that has just left.
 const CALL_LIMIT: Duration = Duration::from_secs(15);

@@ -1,7 +1,5 @@
 //! `chappe doctor` and `chappe node doctor` try a node's relay for media, and name the cause if it doesn't work.
 
-mod process;
-
 use std::{
     fs,
     net::{TcpListener, UdpSocket},
@@ -9,14 +7,15 @@ use std::{
     process::Command,
 };
 
-use process::{
+use serde_json::Value;
+
+use crate::process::{
     Running, arg, chappe,
     federation::{Listening, run_node},
     finished,
     namespace::{run, run_inside},
     texts,
 };
-use serde_json::Value;
 
 /// A node with a config file, on free ports of loopback.
 struct RelayNode {
@@ -138,5 +137,5 @@ fn inside() {
 
 #[test]
 fn blocked_udp_is_named() {
-    run_inside("blocked_udp_is_named", inside);
+    run_inside("relay::blocked_udp_is_named", inside);
 }

@@ -1,7 +1,5 @@
 //! Clients behind an HTTP proxy, which alone can resolve the names of the registry and the node.
 
-mod process;
-
 use std::{
     fs, io,
     io::{Read as _, Write as _},
@@ -12,8 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{Running, arg, chappe, texts};
 use tempfile::TempDir;
+
+use crate::process::{self, Running, arg, chappe, texts};
 
 /// A name that only the proxy resolves.
 const RELAY: &str = "relay.example.org";

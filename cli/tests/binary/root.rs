@@ -1,8 +1,6 @@
 //! The tasks of the root's holder with real daemons: beacons that are not signed blindly, and the revocation of a
 //! stolen online key.
 
-mod process;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,8 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{Running, arg, chappe, federation::start_registry_at, finished, texts};
 use tempfile::TempDir;
+
+use crate::process::{self, Running, arg, chappe, federation::start_registry_at, finished, texts};
 
 /// A federation's folder, with the keys of its root and its registry.
 struct Keys {

@@ -1,7 +1,5 @@
 //! Calls of the binary with another app: a client in this process with a WebRTC stack of its own, whose sound is no tone.
 
-mod process;
-
 use std::{
     net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
@@ -9,16 +7,17 @@ use std::{
 
 use chappe_client::{Call, Client, Event, Events, call::EndReason, contact::ContactId, profile::Profile};
 use chappe_common::keys::PublicKey;
-use process::{Running, arg, chappe, federation::Federation, texts};
+use tokio::{
+    net::UdpSocket,
+    time::{interval, sleep_until, timeout},
+};
+
+use crate::process::{self, Running, arg, chappe, federation::Federation, texts};
 use str0m::{
     Candidate, Event as RtcEvent, Input, Output, Rtc, RtcConfig,
     change::{SdpAnswer, SdpOffer, SdpPendingOffer},
     media::{Direction, Frequency, MediaKind, MediaTime, Mid},
     net::{Protocol, Receive},
-};
-use tokio::{
-    net::UdpSocket,
-    time::{interval, sleep_until, timeout},
 };
 
 /// 20 ms of silence in G.711 µ-law: sound, but no tone.

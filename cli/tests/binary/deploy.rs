@@ -1,8 +1,6 @@
 //! The samples in `deploy/`: systemd accepts the units, and the binary accepts their command lines and all samples.
 #![cfg(target_os = "linux")]
 
-mod process;
-
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -10,8 +8,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use process::{Running, arg, chappe, finished, texts};
 use serde_json::Value;
+
+use crate::process::{Running, arg, chappe, finished, texts};
 
 /// Free ports, in place of the samples' ports.
 const NODE_PORTS: [&str; 4] = ["--set", "client.listen=127.0.0.1:0", "--set", "federation.listen=127.0.0.1:0"];

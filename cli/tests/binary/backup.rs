@@ -1,7 +1,5 @@
 //! A registry is lost, and restored from a backup that was made while it ran: real processes of the registry and its nodes.
 
-mod process;
-
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -9,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use process::{
+use crate::process::{
     PATIENCE, Running, arg, chappe,
     federation::{init_registry, metric, run_node, start_registry},
     finished, get, texts,

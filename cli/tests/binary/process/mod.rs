@@ -1,8 +1,5 @@
 //! The real binary as a process: its output lines, its exit status, its end.
 
-// Each test program uses only some of these.
-#![allow(dead_code)]
-
 pub(crate) mod authority;
 pub(crate) mod authority_front;
 pub(crate) mod federation;
@@ -111,7 +108,6 @@ impl Running {
     }
 
     /// Sends a signal several hundred times, because the system merges concurrent ones.
-    #[allow(dead_code)]
     pub(crate) fn signal_often(&self, name: &str) {
         // With a pause: the system merges signals of one kind that the process has not taken yet.
         let script = format!("for n in $(seq 300); do kill -{name} {}; sleep 0.001; done", self.child.id());
@@ -147,7 +143,6 @@ impl Drop for Running {
 }
 
 /// Status and body of the response to a request to the daemon at this address.
-#[allow(dead_code)]
 pub(crate) fn get(addr: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(addr).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
