@@ -21,6 +21,8 @@ use turn::client::{Client, ClientConfig};
 
 const DAYS: Duration = Duration::from_secs(24 * 3600);
 const MONTHLY: u64 = 1_000_000_000;
+/// More than all other tests send over this machine's loopback, which a node counts with its own.
+const BEYOND_OTHERS: u64 = 1_000 * MONTHLY;
 
 /// A day at which a month of the budget has begun today or in the last days, but not in the last five before those.
 fn first_day() -> u8 {
@@ -38,7 +40,7 @@ fn use_up_last_month(config: &NodeConfig) {
     let (year, number): (u32, u32) = (year.parse().expect("a year"), number.parse().expect("a month"));
     let last = if number == 1 { format!("{:04}-12", year - 1) } else { format!("{year:04}-{:02}", number - 1) };
     let counted_at = state["counted_at"].as_u64().expect("a time") - 5 * DAYS.as_secs();
-    state["bytes"] = json!({ last.as_str(): MONTHLY });
+    state["bytes"] = json!({ last.as_str(): BEYOND_OTHERS });
     state["counted_at"] = json!(counted_at);
     state["awake"] = json!([last, counted_at - 30 * DAYS.as_secs()]);
     state["slept"] = json!([last, { "secs": 40 * DAYS.as_secs(), "nanos": 0 }]);
@@ -50,7 +52,7 @@ async fn a_sleeping_node_returns_when_its_month_is_over() {
     let first_day = first_day();
     let mut federation = Federation::start(2, |_| {}).await;
     let config = federation.node_config(2, |config| {
-        config.budget.monthly_bytes = MONTHLY;
+        config.budget.monthly_bytes = BEYOND_OTHERS;
         config.budget.first_day = first_day;
         config.budget.interfaces = vec!["lo".to_owned()];
     });
