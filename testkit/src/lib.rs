@@ -1,5 +1,5 @@
 //! What the tests of several crates and the measurement programs share: a federation in one process, clients that send
-//! raw frames, links that are no node's, and simulated members.
+//! raw frames, links that are no node's, simulated members, and tests that run again in a process of their own.
 //!
 //! Every await has a deadline. A test that misses it panics and names what it waited for.
 
@@ -13,6 +13,7 @@ pub mod members;
 #[cfg(feature = "federation")]
 pub mod people;
 pub mod raw;
+pub mod rerun;
 pub mod tls;
 
 /// The deadline of each await in a test. Generous, so that a loaded machine fails no test.
