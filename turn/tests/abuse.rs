@@ -10,7 +10,7 @@ use chappe_turn::{
     budget::BudgetLevel,
     counters::DropReason,
     limits::{Limits, MAX_PERMISSIONS},
-    peer_filter::PeerFilter,
+    peer_filter::{PeerFilter, RelayHost},
     server::RelayId,
 };
 use proptest::prelude::*;
@@ -96,9 +96,32 @@ fn class_05_a_filter_that_changes_ends_what_it_refuses() {
     let (client, user, _) = allocated(&mut world);
     assert_eq!(world.bind(client, &user, 0x4000, peer(1)), 0);
     assert!(matches!(world.handle(client, &channel_data(0x4000, b"x")), Sent::Peer { .. }));
+    let relay: RelayId = *world.sockets.bound.keys().next().expect("one");
+    let other = SocketAddr::from(([8, 8, 8, 8], 1));
+    assert_eq!(world.permit(client, &user, &[other]), 0);
     let denied = vec!["8.8.4.4/32".parse().expect("a network")];
     world.server.set_filter(PeerFilter { denied, ..PeerFilter::default() });
     assert_eq!(world.handle(client, &channel_data(0x4000, b"x")), Sent::Nothing);
+    assert_eq!(world.handle_peer(relay, peer(1), b"x"), Sent::Nothing, "its permission has gone");
+    assert!(matches!(world.handle_peer(relay, other, b"x"), Sent::Client { .. }), "others stay");
+}
+
+#[test]
+fn class_05_a_port_that_becomes_a_service_is_closed_and_its_address_is_not() {
+    let mut world = World::new();
+    let (client, user, _) = allocated(&mut world);
+    let own = |port: u16| SocketAddr::from((EXTERNAL, port));
+    assert_eq!(world.bind(client, &user, 0x4000, own(50_008)), 0);
+    assert_eq!(world.bind(client, &user, 0x4001, own(50_009)), 0);
+    let host = RelayHost { relay_ports: PORTS, services: vec![50_008] };
+    let relay_hosts = [(EXTERNAL.into(), host)].into();
+    world.server.set_filter(PeerFilter { relay_hosts, ..PeerFilter::default() });
+    let dropped = |world: &World, reason| world.server.counters().dropped(reason);
+    world.handle(client, &channel_data(0x4000, b"x"));
+    assert_eq!((dropped(&world, DropReason::NoChannel), dropped(&world, DropReason::NoPermission)), (1, 0));
+    // There is a channel and a permission, and no allocation at that port.
+    world.handle(client, &channel_data(0x4001, b"x"));
+    assert_eq!((dropped(&world, DropReason::NoChannel), dropped(&world, DropReason::NoPermission)), (1, 1));
 }
 
 #[test]
@@ -232,6 +255,14 @@ fn class_14_another_user_on_the_same_address_gets_441() {
     assert_eq!(world.permit(client, &other, &[peer(1)]), 441);
     assert_eq!(world.bind(client, &other, 0x4000, peer(1)), 441);
     assert_eq!(code(&world.request(client, &other, ALLOCATE, &[&RequestedTransport::new(17)])), 437);
+    // Nor does it get the response to the user's own request.
+    let (mine, id, nonce) = (udp(3000), TransactionId::generate(), world.nonce(udp(3000)));
+    let allocate = |user: &User| signed_as(id, ALLOCATE, &[&RequestedTransport::new(17)], user, &nonce);
+    for (user, expected) in [(&user, 0), (&other, 437), (&user, 0)] {
+        let Sent::Answer(answer) = world.handle(mine, &allocate(user)) else { panic!("no answer") };
+        assert_eq!(code(&answer), expected);
+    }
+    assert_eq!(world.refresh(mine, &user, 0), 0);
     assert_eq!(world.refresh(udp(2000), &user, 600), 437, "no allocation");
     assert_eq!(world.refresh(client, &user, 0), 0);
     assert_eq!((world.server.allocations(), world.sockets.bound.len()), (0, 0));
@@ -401,6 +432,30 @@ fn class_19_an_expired_credential_allocates_nothing_and_its_allocation_ends_afte
     assert_eq!(world.server.counters().allocations_closed, 1);
 }
 
+// A server that believes the length relays what its buffer held before.
+#[test]
+fn class_22_data_that_is_shorter_than_its_length_is_dropped() {
+    let mut world = World::new();
+    let (client, user, _) = allocated(&mut world);
+    assert_eq!(world.bind(client, &user, 0x4000, peer(1)), 0);
+    for len in [1..=3, 4..=8, 100..=103].into_iter().flatten() {
+        let packet = [&[0x40, 0, 0, len][..], &vec![1; usize::from(len) - 1]].concat();
+        assert_eq!(world.handle(client, &packet), Sent::Nothing, "ChannelData of {len}");
+    }
+    let whole = send(peer(1), b"12345678");
+    let data = whole.len() - 12;
+    assert_eq!(whole[data..data + 4], [0, 0x13, 0, 8]);
+    for len in [9, 11, 12, 255] {
+        let mut packet = whole.clone();
+        packet[data + 3] = len;
+        assert_eq!(world.handle(client, &packet), Sent::Nothing, "DATA of {len}");
+    }
+    assert_eq!(world.server.counters().dropped(DropReason::Malformed), 16);
+    // Over UDP, ChannelData may be padded.
+    let Sent::Peer { data, .. } = world.handle(client, b"\x40\x00\x00\x05hello...") else { panic!("not relayed") };
+    assert_eq!(data, b"hello");
+}
+
 #[test]
 fn class_25_one_allocation_does_not_relay_more_than_its_rate() {
     let limits = Limits { allocation_bytes_per_second: 100_000, ..Limits::default() };
@@ -450,6 +505,23 @@ fn class_26_allocations_that_relay_to_each_other_are_no_loop() {
     assert_eq!(world.bind(a.0, &a.1, 0x4002, relay_a), 0);
     let expected = Sent::Client { client: a.0, data: channel_data(0x4002, b"me") };
     assert_eq!(world.handle(a.0, &channel_data(0x4002, b"me")), expected);
+}
+
+// A list by user would end up as a metric with a label for each.
+#[test]
+fn class_28_counts_have_the_same_parts_after_one_user_and_after_hundreds() {
+    let shape =
+        |world: &World| format!("{:?}", world.server.counters()).replace(|sign: char| sign.is_ascii_digit(), "");
+    let mut world = World::new();
+    let of_none = shape(&world);
+    for host in 1..=200 {
+        let (client, user) = (udp_of([88, 1, 2, host], 1), world.user());
+        world.allocate(client, &user);
+        assert_eq!(world.permit(client, &user, &[peer(host.into()), SocketAddr::from(([10, 0, 0, 1], 1))]), 403);
+        assert_eq!(world.handle(client, &send(peer(1), b"x")), Sent::Nothing);
+        assert_eq!(shape(&world), of_none);
+    }
+    assert_eq!(world.server.counters().allocations_opened, 200);
 }
 
 #[test]
@@ -507,6 +579,20 @@ fn a_dual_allocation_relays_both_families_and_ends_one_by_one() {
 }
 
 #[test]
+fn an_allocation_lives_for_an_hour_at_most_unless_it_is_refreshed() {
+    let mut world = World::new();
+    let (client, user) = (udp(1), world.user_until(START + 100_000));
+    let answer = world.request(client, &user, ALLOCATE, &[&RequestedTransport::new(17), &Lifetime::new(u32::MAX)]);
+    let granted = |answer: &[u8]| {
+        Message::from_bytes(answer).expect("a message").attribute::<Lifetime>().expect("a lifetime").seconds()
+    };
+    assert_eq!(granted(&answer), 3600);
+    assert_eq!(granted(&world.request(client, &user, REFRESH, &[&Lifetime::new(4000)])), 3600);
+    world.pass(3601);
+    assert_eq!(world.server.allocations(), 0);
+}
+
+#[test]
 fn an_allocation_ends_when_its_last_refresh_says() {
     let mut world = World::new();
     let (client, user, _) = allocated(&mut world);
@@ -554,6 +640,9 @@ fn allocations_need_an_external_address_and_end_when_it_changes() {
     world.server.set_external(&mut world.sockets, other);
     assert_eq!((world.server.allocations(), world.sockets.bound.len()), (0, 0));
     assert_eq!(world.allocate(client, &user).ip(), other);
+    // An address of the other family changes nothing.
+    world.server.set_external(&mut world.sockets, "2a00::10".parse().expect("an address"));
+    assert_eq!(world.server.allocations(), 1);
     // Its own port at the new address is no client.
     let own = SocketAddr::new(other, 3478);
     assert_eq!(world.handle(udp_of(own.ip(), own.port()), &plain(BINDING, &[])), Sent::Nothing);
