@@ -3,7 +3,7 @@
 mod support;
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::OwnedFd,
     sync::{
@@ -37,13 +37,19 @@ fn class_22_garbage_ends_neither_the_socket_nor_the_thread() {
         let len = index % (packet.len() + 1);
         let _ = socket.send(&packet[..len]);
     }
-    // The longest datagram that loopback accepts, and one just above the maximum that is relayed.
+    // The flood may have filled the relay's buffer. Once it answers, it has read all.
+    let mut other = udp(addr);
+    other.set_read_timeout(Some(Duration::from_secs(1))).expect("a limit");
+    let is_answered = |_| {
+        other.send(&plain(BINDING, &[])).expect("it is sent");
+        other.recv(&mut [0; 100]).is_ok()
+    };
+    assert!((0..20).any(is_answered));
+    // The longest datagram that is relayed, one just above it, and the longest that loopback accepts.
     for len in [2048, 2049, 65_507] {
         socket.send(&vec![0x40; len]).expect("it is sent");
     }
     eventually(&relay, "the long ones are counted", |snapshot| snapshot.io.truncated == 2);
-    thread::sleep(Duration::from_secs(1));
-    let mut other = udp(addr);
     assert_eq!(code(&other.request(&plain(BINDING, &[]))), 0);
 }
 
@@ -228,6 +234,60 @@ fn a_stopped_relay_closes_its_connections_and_takes_no_more() {
     let (socket, addr) = (stream, SocketAddr::from(([127, 0, 0, 1], 1)));
     let refused = relay.add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard: Box::new(()) });
     assert!(refused.is_err());
+}
+
+#[test]
+fn a_relay_starts_again_at_the_addresses_of_a_stopped_one_and_without_its_allocations() {
+    let (relay, addr) = start();
+    let mut client = udp(addr);
+    let (user, nonce, relayed) = allocate(&mut client);
+    relay.stop();
+    assert!(UdpSocket::bind(relayed).is_ok(), "the relayed address is free");
+    let localhost = [Ipv4Addr::LOCALHOST.into()];
+    let again = spawn(&[addr], Vec::new(), &localhost, Vec::new()).expect("its address is free");
+    assert_eq!(again.addrs(), [addr]);
+    let refresh = |nonce: &str| signed(Method::new(4), &[], &user, nonce);
+    // The client gets a new nonce, and learns that its allocation has gone.
+    let stale = client.request(&refresh(&nonce));
+    let message = Message::from_bytes(&stale).expect("a message");
+    let new = message.attribute::<Nonce>().expect("a nonce").nonce().to_owned();
+    assert_eq!((code(&stale), code(&client.request(&refresh(&new)))), (438, 437));
+    allocate(&mut client);
+    eventually(&again, "there is a new one", |snapshot| snapshot.allocations == 1);
+}
+
+#[test]
+fn a_passed_socket_replaces_the_one_of_its_family_and_one_of_no_listed_family_is_refused() {
+    let any = ["127.0.0.1:0", "[::1]:0"].map(|addr| addr.parse::<SocketAddr>().expect("an address"));
+    for (passed, other) in [(any[0], any[1]), (any[1], any[0])] {
+        let socket = UdpSocket::bind(passed).expect("a socket");
+        let bound = socket.local_addr().expect("an address");
+        let relay = spawn(&any, vec![socket], &EXTERNALS, Vec::new()).expect("a relay");
+        let addrs = relay.addrs();
+        assert!(addrs.contains(&bound) && addrs[0].is_ipv4() && addrs[1].is_ipv6(), "{addrs:?}");
+        allocate(&mut udp_from(bound.ip(), bound));
+        let socket = UdpSocket::bind(passed).expect("a socket");
+        let refused = spawn(&[other], vec![socket], &EXTERNALS, Vec::new());
+        assert_eq!(refused.expect_err("no such family").kind(), ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
+fn class_27_a_peer_that_is_not_there_is_not_reported_and_delays_no_other_peer() {
+    let (relay, [addr, _]) = start_dual();
+    let mut client = udp(addr);
+    let (user, nonce, relayed) = allocate(&mut client);
+    // The system answers with ICMP: nothing listens there any more.
+    let closed = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("an address");
+    let (there, there_addr) = peer(relayed);
+    bind(&mut client, (&user, &nonce), 0x4000, closed);
+    bind(&mut client, (&user, &nonce), 0x4001, there_addr);
+    for _ in 0..10 {
+        (0..10).for_each(|_| assert!(client.send(&channel_data(0x4000, b"anybody?")).is_ok()));
+        exchange(&client, 0x4001, &there, relayed);
+    }
+    let snapshot = eventually(&relay, "all are relayed", |snapshot| snapshot.counters.packets == 120);
+    assert_eq!((snapshot.io.sends_failed, snapshot.io.receives_failed), (0, 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     collections::HashMap,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
@@ -49,14 +49,25 @@ pub(crate) fn start_at(ip: IpAddr, allowed: Vec<IpNet>) -> (Relay, SocketAddr) {
 
 /// A relay at an address of each family, which peers reach at these external addresses, with these networks allowed as peers.
 pub(crate) fn start_at_all(ips: &[IpAddr], externals: &[IpAddr], allowed: Vec<IpNet>) -> Relay {
+    let listen: Vec<_> = ips.iter().map(|ip| (*ip, 0).into()).collect();
+    spawn(&listen, Vec::new(), externals, allowed).expect("a relay")
+}
+
+/// A relay at these addresses, or at sockets that were bound before.
+pub(crate) fn spawn(
+    listen: &[SocketAddr],
+    passed: Vec<UdpSocket>,
+    externals: &[IpAddr],
+    allowed: Vec<IpNet>,
+) -> io::Result<Relay> {
     let address = |is_family: fn(&IpAddr) -> bool| {
         let external = externals.iter().copied().find(is_family)?;
         Some(RelayAddress { external: Some(external), ports: 20_000..=29_999 })
     };
     Relay::spawn(RelayConfig {
-        listen: ips.iter().map(|ip| (*ip, 0).into()).collect(),
-        passed: Vec::new(),
-        relay_bind: ips.to_vec(),
+        listen: listen.to_vec(),
+        passed,
+        relay_bind: listen.iter().map(SocketAddr::ip).collect(),
         server: Config {
             limits: Limits { allocation_bytes_per_second: 100_000_000, ..Limits::default() },
             addresses: RelayAddresses { v4: address(IpAddr::is_ipv4), v6: address(IpAddr::is_ipv6) },
@@ -66,7 +77,6 @@ pub(crate) fn start_at_all(ips: &[IpAddr], externals: &[IpAddr], allowed: Vec<Ip
             seed: rand::random(),
         },
     })
-    .expect("a relay")
 }
 
 pub(crate) fn user() -> User {
