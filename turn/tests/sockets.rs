@@ -9,12 +9,17 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
-use chappe_turn::{budget::BudgetLevel, runtime::NewStream};
+use chappe_turn::{
+    budget::BudgetLevel,
+    peer_filter::PeerFilter,
+    runtime::{NewStream, Relay, Snapshot},
+};
 use stun_types::{
     AddressFamily,
     attribute::Nonce,
@@ -290,6 +295,65 @@ fn class_27_a_peer_that_is_not_there_is_not_reported_and_delays_no_other_peer() 
     assert_eq!((snapshot.io.sends_failed, snapshot.io.receives_failed), (0, 0));
 }
 
+/// Keeps the thread that drops it busy until the test releases it.
+struct Held {
+    is_dropped: mpsc::Sender<()>,
+    release: mpsc::Receiver<()>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.is_dropped.send(());
+        let _ = self.release.recv_timeout(PATIENCE);
+    }
+}
+
+/// Keeps the relay's thread busy until the returned sender is dropped.
+fn keep_busy(relay: &Relay) -> mpsc::Sender<()> {
+    let (mut stream, socket, addr) = connection();
+    let ((is_dropped, dropped), (release, released)) = (mpsc::channel(), mpsc::channel());
+    let guard = Box::new(Held { is_dropped, release: released });
+    relay.add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard }).expect("it is taken");
+    // The relay closes it, since it is no STUN.
+    stream.write_all(b"GET / HTTP/1.1\r\n").expect("it is written");
+    dropped.recv_timeout(PATIENCE).expect("it is closed");
+    release
+}
+
+#[test]
+fn a_busy_relay_blocks_no_caller_and_refuses_connections_beyond_its_queue() {
+    const QUEUE: u64 = 256;
+    let (relay, _) = start();
+    let busy = keep_busy(&relay);
+    let (_client, socket, addr) = connection();
+    let since = Instant::now();
+    let is_taken = |_: &u64| {
+        let socket = socket.try_clone().expect("an open file");
+        let new = NewStream { socket, addr, tls: None, received: Vec::new(), guard: Box::new(()) };
+        relay.add_stream(new).is_ok()
+    };
+    assert_eq!((0..QUEUE + 10).filter(is_taken).count() as u64, QUEUE);
+    relay.set_filter(PeerFilter::default());
+    relay.set_external(EXTERNALS[0]);
+    relay.set_budget(BudgetLevel::NoAllocations);
+    relay.drain();
+    assert_eq!(relay.snapshot().budget, BudgetLevel::Open, "the thread has not taken it yet");
+    assert!(since.elapsed() < PATIENCE / 2, "{:?}", since.elapsed());
+    drop(busy);
+    let is_all_taken =
+        |snapshot: &Snapshot| (snapshot.budget, snapshot.io.streams_opened) == (BudgetLevel::NoAllocations, QUEUE + 1);
+    eventually(&relay, "all is taken", is_all_taken);
+}
+
+#[test]
+fn a_relay_that_is_dropped_does_not_wait_for_its_thread() {
+    let (relay, _) = start();
+    let _busy = keep_busy(&relay);
+    let since = Instant::now();
+    drop(relay);
+    assert!(since.elapsed() < PATIENCE / 2, "{:?}", since.elapsed());
+}
+
 #[test]
 fn a_connection_that_the_system_refuses_counts_as_opened_and_closed() {
     let (relay, _) = start();
@@ -299,9 +363,8 @@ fn a_connection_that_the_system_refuses_counts_as_opened_and_closed() {
     relay
         .add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard: Box::new(()) })
         .expect("it is taken");
-    let is_counted = |snapshot: &chappe_turn::runtime::Snapshot| {
-        (snapshot.io.streams_opened, snapshot.io.streams_closed, snapshot.streams) == (1, 1, 0)
-    };
+    let is_counted =
+        |snapshot: &Snapshot| (snapshot.io.streams_opened, snapshot.io.streams_closed, snapshot.streams) == (1, 1, 0);
     eventually(&relay, "it is counted", is_counted);
 }
 
@@ -310,7 +373,7 @@ const EXTERNALS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), IpAddr::V6(Ipv6Addr::new(0x2a00, 0, 0, 0, 0, 0, 0, 9))];
 
 /// A relay on loopback of both families. Its peers may be on loopback too.
-fn start_dual() -> (chappe_turn::runtime::Relay, [SocketAddr; 2]) {
+fn start_dual() -> (Relay, [SocketAddr; 2]) {
     let ips = [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)];
     let allowed = ["127.0.0.0/8", "::1/128"].map(|net| net.parse().expect("a network"));
     let relay = start_at_all(&ips, &EXTERNALS, allowed.into());

@@ -134,13 +134,19 @@ pub(crate) fn udp_from(ip: IpAddr, addr: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// A TCP connection that was handed to the relay. The flag is set when the relay has dropped it.
-pub(crate) fn tcp(relay: &Relay) -> (TcpStream, Arc<AtomicBool>) {
+/// A TCP connection on loopback: the client's end, and the other with the client's address.
+pub(crate) fn connection() -> (TcpStream, TcpStream, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let stream = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
     socket2::SockRef::from(&stream).set_recv_buffer_size(64 << 10).expect("a size");
     stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
     let (socket, addr) = listener.accept().expect("a connection");
+    (stream, socket, addr)
+}
+
+/// A TCP connection that was handed to the relay. The flag is set when the relay has dropped it.
+pub(crate) fn tcp(relay: &Relay) -> (TcpStream, Arc<AtomicBool>) {
+    let (stream, socket, addr) = connection();
     let dropped = Arc::new(AtomicBool::new(false));
     let guard: Box<dyn Any + Send> = Box::new(SetOnDrop(dropped.clone()));
     relay.add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard }).expect("it is taken");
