@@ -214,8 +214,12 @@ async fn a_session_that_asks_again_gets_the_same_credential_and_another_session_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_relay_stun_on_the_clients_port_is_closed_and_get_ice_servers_is_empty() {
-    let federation = Federation::start(1, no_limits).await;
+async fn without_a_relay_stun_on_the_clients_port_is_closed_and_counted_and_get_ice_servers_is_empty() {
+    let federation = Federation::start(1, |config| {
+        no_limits(config);
+        config.admin.listen = Some(([127, 0, 0, 1], 0).into());
+    })
+    .await;
     let client = federation.nodes[0].addrs().client;
     let read = tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(client).expect("a connection");
@@ -226,6 +230,7 @@ async fn without_a_relay_stun_on_the_clients_port_is_closed_and_get_ice_servers_
     .await
     .expect("no panic");
     assert_eq!(read, 0);
+    until_metric(&federation, "chappe_connections_refused_total", 1).await;
     assert_eq!(ice_server(Raw::connect(federation.nodes[0].client_url()).await).await, Value::Null);
     federation.shutdown().await;
 }
