@@ -30,8 +30,8 @@ use stun_types::{
     },
 };
 use turn_types::{
-    attribute::{ChannelNumber, Lifetime, RequestedTransport, XorPeerAddress, XorRelayedAddress},
-    message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH},
+    attribute::{ChannelNumber, Data, Lifetime, RequestedTransport, XorPeerAddress, XorRelayedAddress},
+    message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH, SEND},
 };
 
 /// When the tests begin, in seconds since 1970.
@@ -296,6 +296,12 @@ pub(crate) fn indication(
         writer.add_attribute(*attribute).expect("it fits");
     }
     writer.finish()
+}
+
+/// A Send indication.
+pub(crate) fn send(peer: SocketAddr, data: &[u8]) -> Vec<u8> {
+    let id = stun_types::message::TransactionId::generate();
+    indication(SEND, &[&XorPeerAddress::new(peer, id), &Data::new(data)], id)
 }
 
 pub(crate) fn credentials(user: &User) -> MessageIntegrityCredentials {
