@@ -32,6 +32,9 @@ fn no_port_is_given_to_two_allocations_at_a_time() {
     }
 }
 
+/// A way to end the allocation of a client.
+type End = fn(&mut World, Client, &User);
+
 #[test]
 fn each_end_of_an_allocation_frees_its_port() {
     let end_by_refresh = |world: &mut World, client: Client, user: &User| assert_eq!(world.refresh(client, user, 0), 0);
@@ -44,7 +47,7 @@ fn each_end_of_an_allocation_frees_its_port() {
     let move_away = |world: &mut World, _: Client, _: &User| {
         world.server.set_external(&mut world.sockets, [9, 9, 9, 10].into());
     };
-    let ways: [(&str, fn(&mut World, Client, &User)); 5] = [
+    let ways: [(&str, End); 5] = [
         ("refresh", end_by_refresh),
         ("closed connection", close),
         ("expiry", expire),
