@@ -88,11 +88,15 @@ pub(crate) fn print(checked: &[Checked], output: Output) -> Vec<String> {
     }
     let lines: Vec<_> = checked.iter().map(RelayLine::of).collect();
     lines.iter().for_each(|line| line.print(output));
-    let failed: Vec<_> = lines.iter().filter(|line| !line.ok).collect();
-    let failed: Vec<_> = failed.iter().filter_map(|line| line.transport).map(|one| one.to_string()).collect();
-    match failed.len() {
-        0 => Vec::new(),
-        count if count == lines.len() => vec!["the node's relay for media does not work from here".to_owned()],
-        _ => vec![format!("the node's relay for media does not work over {}", failed.join(" and "))],
+    let mut failed: Vec<_> = lines.iter().filter(|line| !line.ok).filter_map(|line| line.transport).collect();
+    if failed.is_empty() {
+        return Vec::new();
     }
+    if failed.len() == lines.len() {
+        return vec!["the node's relay for media does not work from here".to_owned()];
+    }
+    // A node may have several URLs of one transport, and names them in this order.
+    failed.dedup();
+    let failed: Vec<_> = failed.iter().map(ToString::to_string).collect();
+    vec![format!("the node's relay for media does not work over {}", failed.join(" and "))]
 }

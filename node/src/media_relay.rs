@@ -301,7 +301,97 @@ fn host_and_port(url: &str) -> Option<(String, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use chappe_common::{federation::FederationId, keys::SecretKey, record::Abilities, time::UnixTime};
+
     use super::*;
+
+    const CLIENT_URL: &str = "wss://relay.example:50443/ws";
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    /// A relay at an address of this machine. All networks are allowed, so that only services are refused.
+    fn relay(listen: &str) -> MediaRelay {
+        let mut config = NodeConfig::default();
+        config.turn.listen = vec![SocketAddr::new(ip(listen), 0)];
+        config.turn.allowed_peers = vec!["0.0.0.0/0".parse().expect("a network")];
+        let bound = ["127.0.0.2:8710", "127.0.0.2:50011"].map(|addr| addr.parse().expect("an address"));
+        let client_urls = [CLIENT_URL.to_owned()];
+        let services = OwnServices { bound: &bound, client_urls: &client_urls };
+        MediaRelay::spawn(&config, services, Vec::new()).expect("a relay")
+    }
+
+    /// Those of these ports of an address to which packets may be sent.
+    fn open<const N: usize>(relay: &MediaRelay, at: &str, ports: [u16; N]) -> Vec<u16> {
+        let filter = relay.filter(&relay.reach());
+        ports.into_iter().filter(|port| filter.allows(SocketAddr::new(ip(at), *port))).collect()
+    }
+
+    fn member(quic_addrs: &[&str], client_urls: &[&str]) -> NodeRecord {
+        NodeRecord {
+            federation: FederationId::of_roots(&[]),
+            node: SecretKey::from_bytes(&[1; 32]).node_id(),
+            epoch: 1,
+            seq: 1,
+            issued_at: UnixTime::from_secs(0),
+            expires_at: UnixTime::from_secs(0),
+            client_urls: client_urls.iter().map(|url| (*url).to_owned()).collect(),
+            quic_addrs: quic_addrs.iter().map(|addr| addr.parse().expect("an address")).collect(),
+            region: String::new(),
+            version: String::new(),
+            abilities: Abilities::default(),
+        }
+    }
+
+    // Class 5 of docs/protocol/turn.md.
+    #[test]
+    fn own_services_are_no_peers_at_any_address_of_this_machine() {
+        let relay = relay("127.0.0.2");
+        let ports = [22, 8710, 50_011, 50_443, 50_000];
+        // 127.0.0.1 is known by its interface alone.
+        for at in ["127.0.0.2", "127.0.0.1", "::ffff:127.0.0.1"] {
+            assert_eq!(open(&relay, at, ports), [50_000], "{at}");
+        }
+        assert_eq!(open(&relay, "127.0.0.3", ports), ports);
+    }
+
+    // Class 5.
+    #[test]
+    fn a_member_closes_the_ports_of_its_first_address_alone_and_opens_none() {
+        let relay = relay("127.0.0.2");
+        let ports = [22, 50_001, 50_002, 50_003, 50_000];
+        let members = [
+            member(&["8.8.4.4:50001", "9.9.9.9:50002"], &["wss://other.example:50003"]),
+            // This node's own address.
+            member(&["127.0.0.2:22"], &[]),
+            member(&["[2001:db8::1]:50000"], &[]),
+        ];
+        relay.set_members(members.iter());
+        assert_eq!(open(&relay, "8.8.4.4", ports), [50_002, 50_000]);
+        assert_eq!(open(&relay, "9.9.9.9", ports), ports, "it is not proven");
+        assert_eq!(open(&relay, "127.0.0.2", [22, 8710, 50_000]), [50_000]);
+        assert!(open(&relay, "2001:db8::1", ports).is_empty(), "a special address");
+        relay.set_members([].iter());
+        assert_eq!(open(&relay, "8.8.4.4", ports), ports, "it has left");
+    }
+
+    #[test]
+    fn a_found_external_address_is_offered_and_its_services_are_no_peers() {
+        let relay = relay("0.0.0.0");
+        assert!(!relay.is_offered() && relay.urls().is_empty() && relay.stun_urls().is_empty());
+        let ports = [22, 50_443, 50_000];
+        for (now, before) in [("9.9.9.9", "9.9.9.8"), ("9.9.9.10", "9.9.9.9")] {
+            relay.set_external(ip(now));
+            assert_eq!(open(&relay, now, ports), [50_000]);
+            assert_eq!(open(&relay, before, ports), ports, "it may be anybody's");
+            let stun = format!("stun:{now}:{}", relay.addrs()[0].port());
+            assert_eq!((relay.stun_urls(), relay.urls()[0].clone()), (vec![stun.clone()], stun));
+            assert!(relay.is_offered() && relay.makes_allocations());
+        }
+        relay.stop();
+        assert!(!relay.is_offered() && !relay.makes_allocations());
+    }
 
     #[test]
     fn clients_get_urls_for_each_transport_that_reaches_the_relay() {

@@ -483,7 +483,7 @@ impl Collector for RelayCollector {
             ("turn_allocations_opened", "Allocations made", counters.allocations_opened),
             ("turn_allocations_closed", "Allocations ended", counters.allocations_closed),
             ("turn_packets", "Packets of media relayed", counters.packets),
-            ("turn_bytes", "Bytes of media relayed, without headers", counters.bytes),
+            ("turn_bytes", "Bytes of media relayed, with IP and UDP headers", counters.bytes),
             ("turn_packets_hairpinned", "Packets from one allocation to another of this node", counters.hairpinned),
             ("turn_bindings", "STUN Binding requests answered", counters.bindings),
             ("turn_sends_failed", "Packets that the system did not take", io.sends_failed),

@@ -463,9 +463,13 @@ fn context(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use chappe_turn::runtime::NewStream;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,
+        sync::oneshot,
     };
 
     use super::*;
@@ -479,11 +483,53 @@ mod tests {
     }
 
     async fn node_in(dir: &std::path::Path) -> Node {
+        node_with(dir, |_| {}).await
+    }
+
+    async fn node_with(dir: &std::path::Path, change: impl FnOnce(&mut NodeConfig)) -> Node {
         let mut config = NodeConfig::default();
         config.node.data_dir = dir.join("data");
         config.client.listen = ([127, 0, 0, 1], 0).into();
         config.federation.listen = ([127, 0, 0, 1], 0).into();
+        change(&mut config);
         Node::spawn(config).await.expect("a node")
+    }
+
+    /// The relay's thread drops this when it stops, and then waits for the test.
+    struct Held {
+        is_dropped: Option<oneshot::Sender<()>>,
+        release: mpsc::Receiver<()>,
+    }
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            let _ = self.is_dropped.take().expect("it is dropped once").send(());
+            let _ = self.release.recv_timeout(Duration::from_secs(20));
+        }
+    }
+
+    // All tasks of the node share one thread.
+    #[tokio::test]
+    async fn a_node_that_waits_for_the_end_of_its_relay_goes_on_with_its_other_tasks() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let node = node_with(dir.path(), |config| {
+            config.turn.listen = vec![([127, 0, 0, 1], 0).into()];
+            config.turn.allowed_peers = vec!["127.0.0.0/8".parse().expect("a network")];
+        })
+        .await;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let socket = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let addr = socket.local_addr().expect("an address");
+        let ((is_dropped, dropped), (release, released)) = (oneshot::channel(), mpsc::channel());
+        let guard = Box::new(Held { is_dropped: Some(is_dropped), release: released });
+        let relay = node.core.media_relay.clone().expect("it is on");
+        relay.add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard }).expect("it is taken");
+        let release = async {
+            dropped.await.expect("the relay's thread ends");
+            release.send(()).expect("it still waits");
+        };
+        tokio::join!(node.shutdown(), release);
+        assert!(!relay.is_running());
     }
 
     #[tokio::test(flavor = "multi_thread")]

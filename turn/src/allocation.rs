@@ -266,9 +266,14 @@ mod tests {
         assert_eq!(allocation.peer_of(number(0), now), Some(peer(1)));
         assert_eq!(allocation.channel_of(peer(2), now), Some(number(1)));
         assert!(allocation.permits(ip(1), now.plus(299)) && !allocation.permits(ip(1), now.plus(300)));
+        // A channel whose permission does not fit is not bound.
+        let (mut full, _) = self::allocation();
+        (0..64).for_each(|index| full.permit(&[ip(100 + index)], now).expect("it fits"));
+        assert_eq!(full.bind(number(2), (ip(2), 1).into(), now), Err(NotAdded::Full));
+        assert_eq!(full.peer_of(number(2), now), None);
         // An expired channel cannot get another peer until `CHANNEL_REST` has passed.
         let expired = now.plus(CHANNEL_LIFETIME);
-        assert_eq!(allocation.peer_of(number(0), expired), None);
+        assert_eq!((allocation.peer_of(number(0), expired), allocation.channel_of(peer(1), expired)), (None, None));
         assert_eq!(allocation.bind(number(0), peer(3), expired), Err(NotAdded::Bound));
         assert_eq!(allocation.bind(number(0), peer(1), expired), Ok(()));
         assert_eq!(allocation.bind(number(1), peer(3), expired.plus(CHANNEL_REST)), Ok(()));

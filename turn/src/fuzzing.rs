@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Sockets whose binds always succeed.
-struct NoSockets;
+pub(crate) struct NoSockets;
 
 impl RelaySockets for NoSockets {
     fn bind(&mut self, _: RelayId, _: u16) -> io::Result<()> {
@@ -28,9 +28,8 @@ impl RelaySockets for NoSockets {
     fn close(&mut self, _: RelayId) {}
 }
 
-/// A packet of an unverified client: it gets at most a small response, and makes no allocation.
-pub const PACKET: (&str, fn(&[u8]) -> bool) = ("turn_packet", |packet| {
-    let now = Now { monotonic: Instant::now(), unix: 1_800_000_000 };
+/// A server with IPv4 addresses.
+pub(crate) fn server(now: Now) -> Server {
     let address = RelayAddress { external: Some([192, 0, 2, 1].into()), ports: 50_000..=50_999 };
     let config = Config {
         limits: Limits::default(),
@@ -40,7 +39,13 @@ pub const PACKET: (&str, fn(&[u8]) -> bool) = ("turn_packet", |packet| {
         listening: Vec::new(),
         seed: [7; 32],
     };
-    let mut server = Server::new(config, now.monotonic);
+    Server::new(config, now.monotonic)
+}
+
+/// A packet of an unverified client: it gets at most a small response, and makes no allocation.
+pub const PACKET: (&str, fn(&[u8]) -> bool) = ("turn_packet", |packet| {
+    let now = Now { monotonic: Instant::now(), unix: 1_800_000_000 };
+    let mut server = server(now);
     let client = Client::Udp { socket: 0, addr: ([198, 51, 100, 7], 4000).into() };
     let mut buffer = vec![0; HEADROOM + packet.len() + TAILROOM];
     buffer[HEADROOM..HEADROOM + packet.len()].copy_from_slice(packet);

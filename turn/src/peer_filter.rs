@@ -101,6 +101,8 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use chappe_common::special::{SPECIAL_V4, SPECIAL_V6};
     use ipnet::Ipv4Net;
     use proptest::prelude::*;
@@ -263,6 +265,47 @@ mod tests {
         assert!(filter.allows_some_port(ip) && filter.allows_some_port(spelled));
         filter.relay_hosts.get_mut(&ip).expect("it is there").services.push(65_535);
         assert!(!filter.allows_some_port(ip) && !filter.allows_some_port(spelled));
+    }
+
+    // A change of the filter looks at each permission, on the relay's thread.
+    #[test]
+    fn an_address_without_an_open_port_is_refused_without_a_look_at_each_port() {
+        let ip = |last: u8| IpAddr::from([8, 8, 4, last]);
+        let host = RelayHost { relay_ports: 49_152..=65_535, services: vec![8710] };
+        let mut denied: Vec<IpNet> =
+            (0..1000_u32).map(|net| Ipv4Addr::from(0x0900_0000 + net).into()).map(net).collect();
+        denied.push("8.8.4.0/24".parse().expect("a network"));
+        let relay_hosts = (0..200).map(|last| (ip(last), host.clone())).collect();
+        let filter = PeerFilter { denied, relay_hosts, ..PeerFilter::default() };
+        let since = Instant::now();
+        assert!((0..200).all(|last| !filter.allows_some_port(ip(last))));
+        // It takes milliseconds. With a look at each port, it takes minutes.
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    }
+
+    fn net(ip: IpAddr) -> IpNet {
+        ip.into()
+    }
+
+    #[test]
+    fn an_opened_network_opens_neither_services_nor_what_is_denied() {
+        let host = RelayHost { relay_ports: 49_152..=65_535, services: vec![50_000] };
+        let filter = PeerFilter {
+            allowed: vec!["10.0.0.0/8".parse().expect("a network")],
+            denied: vec!["10.1.0.0/16".parse().expect("a network")],
+            relay_hosts: HashMap::from([([10, 0, 0, 5].into(), host)]),
+        };
+        for (peer, expected) in [
+            ("10.0.0.4:22", true),
+            ("10.0.0.5:22", false),
+            ("10.0.0.5:50000", false),
+            ("10.0.0.5:50001", true),
+            ("[::ffff:10.0.0.5]:22", false),
+            ("10.1.0.4:22", false),
+            ("[2002:a01:4::1]:22", false),
+        ] {
+            assert_eq!(filter.allows(peer.parse().expect("an address")), expected, "{peer}");
+        }
     }
 
     #[test]

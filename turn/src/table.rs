@@ -160,3 +160,54 @@ fn decrement<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, time::Instant};
+
+    use super::*;
+    use crate::{time::Seconds, traffic::PacketClock};
+
+    fn limiter() -> TrafficLimiter {
+        TrafficLimiter::new(1, PacketClock::default())
+    }
+
+    /// Adds the allocation of a client at an address, with a credential and ports of its own.
+    fn add(table: &mut Table, index: u16, ip: [u8; 4]) -> AllocationId {
+        let (start, addr) = (Instant::now(), SocketAddr::from((ip, index)));
+        let (client, source) = (Client::Udp { socket: 0, addr }, Source::of(addr.ip()));
+        let credential = CredentialName::new(1, index.into());
+        let share = table.share(Network::of(addr.ip()), limiter);
+        let (expires, traffic) = (Seconds::between(start, start), [limiter(), limiter()]);
+        let mut allocation = Allocation::new(client, source, credential, 7.into(), expires, traffic, share);
+        allocation.ports.v4 = Some(index);
+        table.insert(allocation)
+    }
+
+    #[test]
+    fn ended_allocations_leave_nothing_and_their_slots_are_used_again() {
+        let mut table = Table::default();
+        for index in 0..1000_u16 {
+            let [high, low] = index.to_be_bytes();
+            let id = add(&mut table, index, [8, high, low, 1]);
+            assert_eq!(table.find_port(Family::V4, index), Some(id));
+            assert!(table.remove(id).is_some() && table.remove(id).is_none());
+        }
+        assert_eq!((table.slots.len(), table.free.len()), (1, 1));
+        let maps = [table.by_client.len(), table.by_port.len(), table.by_credential.len(), table.by_source.len()];
+        assert_eq!((maps, table.by_network.len()), ([0; 4], 0));
+    }
+
+    #[test]
+    fn the_allocations_of_a_network_have_one_share_until_the_last_has_ended() {
+        let mut table = Table::default();
+        let [first, second] = [1, 2].map(|host| add(&mut table, host, [8, 8, 8, host.to_be_bytes()[1]]));
+        let share_of = |table: &Table, id| Arc::as_ptr(&table.get(id).expect("an allocation").share);
+        assert_eq!(share_of(&table, first), share_of(&table, second));
+        table.remove(first);
+        let third = add(&mut table, 3, [8, 8, 8, 3]);
+        assert_eq!(share_of(&table, third), share_of(&table, second));
+        let other = add(&mut table, 4, [8, 8, 9, 1]);
+        assert_ne!(share_of(&table, other), share_of(&table, second));
+    }
+}

@@ -3,8 +3,12 @@
 mod support;
 
 use chappe_turn::{counters::DropReason, limits::Limits, server::RelayId};
+use stun_types::message::BINDING;
 use support::*;
-use turn_types::message::REFRESH;
+use turn_types::{
+    attribute::RequestedTransport,
+    message::{ALLOCATE, REFRESH},
+};
 
 #[test]
 fn signed_forgeries_are_limited_before_their_nonce_is_verified() {
@@ -64,6 +68,40 @@ fn one_network_does_not_use_up_the_rate_of_all() {
     }
     assert_eq!(relayed, 500);
     assert!(world.server.counters().packets >= 3000, "the network gets what others leave");
+}
+
+#[test]
+fn a_packet_between_two_clients_counts_in_the_share_of_its_sender() {
+    let limits =
+        Limits { allocation_bytes_per_second: 100_000_000, total_bytes_per_second: 1_000_000, ..Limits::default() };
+    let mut world = World::with(limits);
+    let user = world.user();
+    let [flood, victim] = [1, 2].map(|net| udp_of([88, 1, net, 1], 1));
+    let [from, to] = [flood, victim].map(|client| world.allocate(client, &user));
+    assert_eq!(world.bind(flood, &user, 0x4000, to), 0);
+    assert_eq!(world.bind(victim, &user, 0x4000, from), 0);
+    assert_eq!(world.bind(victim, &user, 0x4001, peer(1)), 0);
+    world.pass(1);
+    let mut relayed = 0;
+    for _ in 0..5 {
+        (0..10_000).for_each(|_| drop(world.handle(flood, &channel_data(0x4000, &[0; 972]))));
+        relayed += (0..100).filter(|_| world.handle(victim, &channel_data(0x4001, &[0; 972])) != Sent::Nothing).count();
+        world.pass(1);
+    }
+    assert!(world.server.counters().hairpinned >= 1000);
+    assert_eq!(relayed, 500, "what others send to a client does not use up its share");
+}
+
+#[test]
+fn a_flood_of_one_kind_in_a_clients_name_leaves_it_the_answers_of_the_other_kind() {
+    let mut world = World::new();
+    let [binding, allocate] = [plain(BINDING, &[]), plain(ALLOCATE, &[&RequestedTransport::new(17)])];
+    for (flood, other) in [(&binding, &allocate), (&allocate, &binding)] {
+        let answered = (0..100).filter(|_| world.handle(udp(1), flood) != Sent::Nothing).count();
+        assert_eq!(answered, 10);
+        assert!(matches!(world.handle(udp(2), other), Sent::Answer(_)));
+        world.pass(1);
+    }
 }
 
 #[test]

@@ -29,6 +29,11 @@ struct RelayNode {
 impl RelayNode {
     /// Starts a node with these further keys of `[turn]`.
     fn start(turn_keys: &str) -> Self {
+        Self::start_with(turn_keys, "urls = []")
+    }
+
+    /// Starts a node with these keys of `[turn]` and `[client]`.
+    fn start_with(turn_keys: &str, client_keys: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let config = dir.path().join("node.toml");
         let made = finished(&["node", "init", "--config", arg(&config)]);
@@ -40,6 +45,7 @@ impl RelayNode {
         let keys = turn_keys.replace("$TURN", &turn);
         let text = fs::read_to_string(&config).expect("a file");
         let text = text.replacen("[turn]", &format!("[turn]\n{keys}"), 1);
+        let text = text.replacen("urls = []", &client_keys.replace("$CLIENT", &client), 1);
         fs::write(&config, text).expect("a writable folder");
         let mut command = run_node(&config);
         command.env("CHAPPE_CLIENT__LISTEN", &client);
@@ -87,7 +93,6 @@ const ON: &str = "listen = [\"$TURN\"]\nallowed_peers = [\"127.0.0.0/8\"]";
 #[test]
 fn a_working_relay_is_reported_for_each_transport() {
     let node = RelayNode::start(ON);
-    let works = |transport: &str| (transport.to_owned(), true, String::new());
     for lines in [node.doctor(), node.node_doctor()] {
         assert_eq!(results(&lines), [works("udp"), works("tcp")]);
         assert!(lines.iter().filter(|line| line["event"] == "relay").all(|line| line["ms"].is_f64()));
@@ -122,10 +127,13 @@ fn inside() {
     let blocked = |hook: &str| {
         run("nft", &["add", "chain", "inet", "test", hook, &format!("{{ type filter hook {hook} priority 0; }}")]);
         run("nft", &["add", "rule", "inet", "test", hook, "udp", "dport", &port, "drop"]);
-        let results = results(&node.doctor());
+        let [doctor, node_doctor] = [node.doctor(), node.node_doctor()].map(|lines| results(&lines));
         run("nft", &["flush", "chain", "inet", "test", hook]);
-        assert!(results[1].1, "TCP works: {results:?}");
-        results[0].clone()
+        assert!(doctor[1].1, "TCP works: {doctor:?}");
+        // On the node's machine, the address that the relay is bound to is tried as well.
+        assert_eq!(node_doctor[1..], doctor);
+        assert_eq!(node_doctor[0], (String::new(), false, format!("{} (turn.listen): {}", node.turn, doctor[0].2)));
+        doctor[0].clone()
     };
     // On the way.
     assert_eq!(blocked("input"), ("udp".to_owned(), false, "no answer over UDP".to_owned()));
@@ -138,4 +146,114 @@ fn inside() {
 #[test]
 fn blocked_udp_is_named() {
     run_inside("relay::blocked_udp_is_named", inside);
+}
+
+fn works(transport: &str) -> (String, bool, String) {
+    (transport.to_owned(), true, String::new())
+}
+
+fn fails(transport: &str, error: &str) -> (String, bool, String) {
+    (transport.to_owned(), false, error.to_owned())
+}
+
+/// Serves each connection to a free port of loopback on a thread. Returns the address.
+fn serve(serve: fn(std::net::TcpStream)) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    addr
+}
+
+/// Answers as a reverse proxy that forwards only HTTP.
+fn refuse_as_http(mut stream: std::net::TcpStream) {
+    use std::io::{Read as _, Write as _};
+    let _ = stream.read(&mut [0; 1000]);
+    let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+}
+
+fn never_answer(mut stream: std::net::TcpStream) {
+    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+}
+
+/// An address of loopback where nothing listens.
+fn closed() -> String {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").to_string()
+}
+
+/// Whether the doctor ends with this conclusion, among others.
+fn concludes(lines: &[Value], problem: &str) -> bool {
+    let problems =
+        lines.iter().filter(|line| line["event"] == "verdict").filter_map(|line| line["problems"].as_array());
+    problems.flatten().any(|one| one == problem)
+}
+
+#[test]
+fn each_fault_of_tcp_is_named_by_a_line_of_its_own() {
+    let urls = ["$CLIENT".to_owned(), closed(), serve(refuse_as_http), serve(never_answer)];
+    let node = RelayNode::start_with(ON, &format!("urls = {:?}", urls.map(|addr| format!("ws://{addr}"))));
+    for lines in [node.doctor(), node.node_doctor()] {
+        let expected = [
+            works("udp"),
+            works("tcp"),
+            fails("tcp", "connection refused"),
+            fails("tcp", "the server is not a STUN server"),
+            fails("tcp", "no answer over TCP"),
+        ];
+        assert_eq!(results(&lines), expected);
+        assert!(concludes(&lines, "the node's relay for media does not work over TCP"), "{lines:#?}");
+    }
+}
+
+/// Connects each client of `listener` to a TLS server.
+fn wrap_in_tls(listener: TcpListener, server: String, client: rustls::ClientConfig) {
+    let serving = async move {
+        listener.set_nonblocking(true).expect("a socket");
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(client));
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (connector, server) = (connector.clone(), server.clone());
+            tokio::spawn(async move {
+                let tcp = tokio::net::TcpStream::connect(server).await?;
+                let mut tls = connector.connect("localhost".try_into().expect("a name"), tcp).await?;
+                tokio::io::copy_bidirectional(&mut stream, &mut tls).await
+            });
+        }
+    };
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(serving);
+    });
+}
+
+#[test]
+fn each_fault_of_tls_is_named_by_a_line_of_its_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let files = chappe_testkit::tls::Files::make(dir.path());
+    // `chappe` doesn't trust this certificate, so its WebSocket comes through a proxy that does.
+    let proxy = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let plain = proxy.local_addr().expect("an address");
+    let urls = [
+        format!("ws://{plain}"),
+        "wss://$CLIENT".to_owned(),
+        format!("wss://{}", closed()),
+        format!("wss://{}", serve(refuse_as_http)),
+    ];
+    let (certificate, key) = (files.certificate(), files.key());
+    let keys = format!("urls = {urls:?}\ntls_cert = {certificate:?}\ntls_key = {key:?}");
+    let node = RelayNode::start_with(ON, &keys);
+    wrap_in_tls(proxy, node.client.clone(), files.client());
+    for lines in [node.doctor(), node.node_doctor()] {
+        let expected = [
+            works("udp"),
+            fails("tls", "the server's certificate is not trusted"),
+            fails("tls", "connection refused"),
+            fails("tls", "the TLS handshake failed"),
+        ];
+        assert_eq!(results(&lines), expected);
+        assert!(concludes(&lines, "the node's relay for media does not work over TLS"), "{lines:#?}");
+    }
 }

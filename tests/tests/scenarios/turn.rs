@@ -214,8 +214,12 @@ async fn a_session_that_asks_again_gets_the_same_credential_and_another_session_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_relay_stun_on_the_clients_port_is_closed_and_get_ice_servers_is_empty() {
-    let federation = Federation::start(1, no_limits).await;
+async fn without_a_relay_stun_on_the_clients_port_is_closed_and_counted_and_get_ice_servers_is_empty() {
+    let federation = Federation::start(1, |config| {
+        no_limits(config);
+        config.admin.listen = Some(([127, 0, 0, 1], 0).into());
+    })
+    .await;
     let client = federation.nodes[0].addrs().client;
     let read = tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(client).expect("a connection");
@@ -226,6 +230,7 @@ async fn without_a_relay_stun_on_the_clients_port_is_closed_and_get_ice_servers_
     .await
     .expect("no panic");
     assert_eq!(read, 0);
+    until_metric(&federation, "chappe_connections_refused_total", 1).await;
     assert_eq!(ice_server(Raw::connect(federation.nodes[0].client_url()).await).await, Value::Null);
     federation.shutdown().await;
 }
@@ -282,6 +287,47 @@ async fn the_turn_crates_client_relays_to_another_allocation_and_to_a_peer() {
     for client in [one, other] {
         client.close().await.expect("it closes");
     }
+    federation.shutdown().await;
+}
+
+// Class 5 of docs/protocol/turn.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_services_of_a_member_get_no_packets_from_the_relay_and_its_other_ports_do() {
+    // The client may have bound a channel before the relay learned of the member.
+    const DROPPED: [&str; 2] =
+        ["chappe_turn_dropped_total{code=\"peer_not_allowed\"}", "chappe_turn_dropped_total{code=\"no_channel\"}"];
+    let mut federation = Federation::start(1, with_turn).await;
+    let server = ice_server(Raw::connect(federation.nodes[0].client_url()).await).await;
+    let udp = federation.nodes[0].addrs().turn.expect("it listens");
+    let (client, relayed) = allocate(&server, udp).await;
+    // At an address that the first node has no interface with.
+    let member = federation
+        .start_node(1, |config| {
+            no_limits(config);
+            config.federation.listen = ([127, 0, 0, 3], 0).into();
+            config.client.listen = ([127, 0, 0, 3], 0).into();
+        })
+        .await;
+    let service = member.addrs().client;
+    federation.nodes.push(member);
+    federation.settle().await;
+    // The port of another relay.
+    let bound = (50_000..60_000).find_map(|port| UdpSocket::bind(("127.0.0.3", port)).ok());
+    let peer = bound.expect("a free port");
+    peer.set_nonblocking(true).expect("a socket");
+    let peer = tokio::net::UdpSocket::from_std(peer).expect("a socket");
+    let is_refused = async {
+        while metric(&federation, DROPPED[0]).await + metric(&federation, DROPPED[1]).await == 0 {
+            relayed.send_to(b"to a service", service).await.expect("it is sent");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, is_refused).await.is_ok(), "the relay has learned of the member");
+    relayed.send_to(b"to a peer", peer.local_addr().expect("an address")).await.expect("it is sent");
+    let mut buffer = [0; 100];
+    let (len, _) = timeout(PATIENCE, peer.recv_from(&mut buffer)).await.expect("in time").expect("a packet");
+    assert_eq!(&buffer[..len], b"to a peer");
+    client.close().await.expect("it closes");
     federation.shutdown().await;
 }
 

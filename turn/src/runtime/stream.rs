@@ -181,21 +181,65 @@ fn is_transient(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{SocketAddr, TcpListener};
+    use std::{
+        net::{SocketAddr, TcpListener},
+        sync::Arc,
+        thread,
+    };
+
+    use rustls::{
+        ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+        pki_types::PrivateKeyDer,
+    };
 
     use super::*;
 
-    #[test]
-    fn a_client_that_reads_steadily_and_never_all_gets_more_packets_than_the_bound_of_tls() {
+    /// A connection on loopback with small buffers, and its client's end.
+    fn connection() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
         let (socket, _) = listener.accept().expect("a connection");
         socket2::SockRef::from(&client).set_recv_buffer_size(16 << 10).expect("a size");
         socket2::SockRef::from(&socket).set_send_buffer_size(16 << 10).expect("a size");
+        (socket, client)
+    }
+
+    fn stream(socket: TcpStream, tls: Option<Box<ServerConnection>>, now: Instant) -> Stream {
         let addr = SocketAddr::from(([127, 0, 0, 1], 1));
-        let new = NewStream { socket, addr, tls: None, received: Vec::new(), guard: Box::new(()) };
-        let now = Instant::now();
-        let mut stream = Stream::new(0, new, now).expect("a socket");
+        let new = NewStream { socket, addr, tls, received: Vec::new(), guard: Box::new(()) };
+        Stream::new(0, new, now).expect("a socket")
+    }
+
+    /// A TLS session after its handshake, and its client.
+    fn session(socket: &mut TcpStream, client: TcpStream) -> (Box<ServerConnection>, impl io::Read + use<>) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let of_client = ClientConfig::builder_with_provider(provider.clone());
+        let of_client = of_client.with_safe_default_protocol_versions().expect("versions");
+        let of_client = of_client.with_root_certificates(roots).with_no_client_auth();
+        let of_server = ServerConfig::builder_with_provider(provider);
+        let of_server = of_server.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
+        let key = PrivateKeyDer::try_from(key).expect("a key");
+        let of_server = of_server.with_single_cert(vec![certificate], key).expect("a certificate");
+        let name = "localhost".try_into().expect("a name");
+        let shaking = thread::spawn(move || {
+            let session = ClientConnection::new(Arc::new(of_client), name).expect("a session");
+            let mut client = StreamOwned::new(session, client);
+            client.conn.complete_io(&mut client.sock).expect("a handshake");
+            client
+        });
+        let mut server = ServerConnection::new(Arc::new(of_server)).expect("a session");
+        server.complete_io(socket).expect("a handshake");
+        (Box::new(server), shaking.join().expect("a handshake"))
+    }
+
+    #[test]
+    fn a_client_that_reads_steadily_and_never_all_gets_more_packets_than_the_bound_of_tls() {
+        let ((socket, mut client), now) = (connection(), Instant::now());
+        let mut stream = stream(socket, None, now);
         // Fill the buffers of the system.
         let packet = [1; 100];
         while !stream.flush(now).expect("it is open") {
@@ -207,5 +251,37 @@ mod tests {
             stream.flush(now).expect("it is open");
         }
         assert!(stream.output.len() > stream.sent, "it never read all");
+    }
+
+    #[test]
+    fn the_queue_of_a_client_that_does_not_read_is_bounded_in_bytes_and_over_tls_in_packets() {
+        let ((mut socket, client), now) = (connection(), Instant::now());
+        let (tls, mut client) = session(&mut socket, client);
+        let mut over_tls = stream(socket, Some(tls), now);
+        for _ in 0..2 {
+            assert_eq!((0..10_000).filter(|_| over_tls.queue(&[0x40, 0, 0, 0])).count(), MAX_QUEUED);
+            for _ in 0..MAX_QUEUED {
+                over_tls.flush(now).expect("it is open");
+                client.read_exact(&mut [0; 4]).expect("a packet");
+            }
+            assert!(!over_tls.flush(now).expect("it is open"), "all are read");
+        }
+        let (socket, _client) = connection();
+        let mut over_tcp = stream(socket, None, now);
+        assert_eq!((0..100_000).filter(|_| over_tcp.queue(&[0x40, 0, 0, 0])).count(), MAX_UNSENT / 4);
+        assert!(!over_tcp.queue(&[1; 1000]), "it does not fit");
+    }
+
+    #[test]
+    fn a_connection_without_an_allocation_or_whose_client_does_not_read_is_closed_in_time() {
+        let ((socket, _client), opened) = (connection(), Instant::now());
+        let mut stream = stream(socket, None, opened);
+        let after = |seconds| opened + Duration::from_secs(seconds);
+        assert!(!stream.is_overdue(false, after(30)) && stream.is_overdue(false, after(31)));
+        assert!(!stream.is_overdue(true, after(3600)), "it has an allocation");
+        while !stream.flush(after(100)).expect("it is open") {
+            assert!(stream.queue(&[1; 1000]));
+        }
+        assert!(!stream.is_overdue(true, after(110)) && stream.is_overdue(true, after(111)));
     }
 }

@@ -124,3 +124,33 @@ impl Streams {
         self.by_id.iter().filter(|(_, stream)| is_overdue(stream)).map(|(id, _)| *id).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    use nix::sys::epoll::EpollCreateFlags;
+
+    use super::*;
+
+    #[test]
+    fn a_burst_is_sent_before_one_of_its_packets_is_dropped() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (socket, _) = listener.accept().expect("a connection");
+        // The system takes more than the queue, and not all.
+        socket2::SockRef::from(&socket).set_send_buffer_size(200 << 10).expect("a size");
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (epoll, now) = (Epoll::new(EpollCreateFlags::empty()).expect("an epoll"), Instant::now());
+        let (mut streams, mut io) = (Streams::default(), IoCounters::default());
+        let new = NewStream { socket, addr, tls: None, received: Vec::new(), guard: Box::new(()) };
+        let id = streams.add(new, &epoll, now).expect("a socket");
+        let mut queue = |packets| {
+            (0..packets).for_each(|_| streams.queue(Client::Stream { id, addr }, &[1; 1000], now, &mut io));
+            io.stream_packets_dropped
+        };
+        assert_eq!(queue(150), 0);
+        // What nobody reads is dropped and counted.
+        assert!(queue(10_000) > 5000);
+    }
+}

@@ -76,3 +76,87 @@ impl Server {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::SocketAddr,
+        time::{Duration, Instant},
+    };
+
+    use stun_types::{
+        attribute::AttributeWrite,
+        message::{IntegrityAlgorithm, Message, MessageWrite as _, MessageWriteExt as _, MessageWriteVec, Method},
+    };
+    use turn_types::{
+        attribute::{Lifetime, RequestedTransport},
+        message::{ALLOCATE, REFRESH},
+    };
+
+    use super::{super::authentication::User, *};
+    use crate::{
+        credentials::{CredentialName, CredentialSecret},
+        fuzzing::{self, NoSockets},
+        response::Signer,
+    };
+
+    const START: u64 = 1_800_000_000;
+
+    fn at(start: Instant, seconds: u64) -> Now {
+        Now { monotonic: start + Duration::from_secs(seconds), unix: START + seconds }
+    }
+
+    fn client(index: u32) -> Client {
+        // Each is in a different network.
+        Client::Udp { socket: 0, addr: SocketAddr::from(((0x1700_0000 + (index << 8)).to_be_bytes(), 4000)) }
+    }
+
+    /// A user whose signature was verified.
+    fn user(random: u32) -> User {
+        let credential = CredentialName::new(START + 36_000, random.into());
+        let credentials = CredentialSecret::new(b"secret").credentials(credential);
+        User { credential, signer: Signer { credentials, algorithm: IntegrityAlgorithm::Sha1 } }
+    }
+
+    fn request(method: Method, attributes: &[&dyn AttributeWrite]) -> Vec<u8> {
+        let mut writer = Message::builder_request(method, MessageWriteVec::new());
+        attributes.iter().for_each(|attribute| writer.add_attribute(*attribute).expect("it fits"));
+        writer.finish()
+    }
+
+    fn allocate(server: &mut Server, index: u32, lifetime: u32, now: Now) {
+        let request = request(ALLOCATE, &[&RequestedTransport::new(17), &Lifetime::new(lifetime)]);
+        let message = Message::from_bytes(&request).expect("a message");
+        server.allocate(&mut NoSockets, client(index), &message, &user(index), now).expect("an allocation");
+    }
+
+    #[test]
+    fn clients_that_allocate_and_end_again_and_again_leave_few_expiries() {
+        let now = at(Instant::now(), 0);
+        let mut server = fuzzing::server(now);
+        for index in 0..10_000 {
+            allocate(&mut server, index, 3600, now);
+            server.handle_closed(&mut NoSockets, client(index));
+            assert!(server.expiries.len() <= MIN_EXPIRIES + 3, "{} after {index}", server.expiries.len());
+        }
+        assert_eq!((server.allocations(), server.table.next_id().index()), (0, 0));
+    }
+
+    #[test]
+    fn a_client_that_shortens_its_lifetime_again_and_again_leaves_few_expiries() {
+        let start = Instant::now();
+        let mut server = fuzzing::server(at(start, 0));
+        allocate(&mut server, 1, 3600, at(start, 0));
+        for lifetime in (700..3600).rev() {
+            let request = request(REFRESH, &[&Lifetime::new(lifetime)]);
+            let message = Message::from_bytes(&request).expect("a message");
+            let refreshed = server.refresh(&mut NoSockets, client(1), &message, &user(1), at(start, 0));
+            assert!(refreshed.is_ok() && server.expiries.len() <= MIN_EXPIRIES + 3, "{}", server.expiries.len());
+        }
+        // The last one counts.
+        server.handle_timeout(&mut NoSockets, at(start, 699));
+        assert_eq!(server.allocations(), 1);
+        server.handle_timeout(&mut NoSockets, at(start, 700));
+        assert_eq!(server.allocations(), 0);
+    }
+}

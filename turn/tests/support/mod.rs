@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
@@ -29,8 +30,8 @@ use stun_types::{
     },
 };
 use turn_types::{
-    attribute::{ChannelNumber, Lifetime, RequestedTransport, XorPeerAddress, XorRelayedAddress},
-    message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH},
+    attribute::{ChannelNumber, Data, Lifetime, RequestedTransport, XorPeerAddress, XorRelayedAddress},
+    message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH, SEND},
 };
 
 /// When the tests begin, in seconds since 1970.
@@ -40,7 +41,7 @@ pub(crate) const START: u64 = 1_800_000_000;
 pub(crate) const EXTERNAL: [u8; 4] = [9, 9, 9, 9];
 
 /// Ports of the relay.
-pub(crate) const PORTS: std::ops::RangeInclusive<u16> = 50_000..=59_999;
+pub(crate) const PORTS: RangeInclusive<u16> = 50_000..=59_999;
 
 /// The bound relayed addresses.
 #[derive(Debug, Default)]
@@ -60,6 +61,8 @@ impl RelaySockets for Sockets {
         if self.without_v6 && relay.family == Family::V6 {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
+        let is_same = |(other, taken): (&RelayId, &u16)| other.family == relay.family && *taken == port;
+        assert!(!self.bound.iter().any(is_same), "port {port} was given twice");
         assert_eq!(self.bound.insert(relay, port), None, "bound twice");
         Ok(())
     }
@@ -100,23 +103,28 @@ impl World {
     }
 
     pub(crate) fn with(limits: Limits) -> Self {
-        Self::at(limits, Some(EXTERNAL.into()))
+        Self::at(limits, Some(EXTERNAL.into()), PORTS)
+    }
+
+    /// With other ports of allocations.
+    pub(crate) fn with_ports(ports: RangeInclusive<u16>) -> Self {
+        Self::at(Limits::default(), Some(EXTERNAL.into()), ports)
     }
 
     /// The external address of IPv4 is not known yet.
     pub(crate) fn without_external() -> Self {
-        Self::at(Limits::default(), None)
+        Self::at(Limits::default(), None, PORTS)
     }
 
-    fn at(limits: Limits, external: Option<IpAddr>) -> Self {
+    fn at(limits: Limits, external: Option<IpAddr>, ports: RangeInclusive<u16>) -> Self {
         let secret = CredentialSecret::new(b"secret");
         let start = Instant::now();
-        let host = RelayHost { relay_ports: PORTS, services: vec![50_007] };
+        let host = RelayHost { relay_ports: ports.clone(), services: vec![50_007] };
         let config = Config {
             limits,
             addresses: RelayAddresses {
-                v4: Some(RelayAddress { external, ports: PORTS }),
-                v6: Some(RelayAddress { external: Some("2a00::9".parse().expect("an address")), ports: PORTS }),
+                v4: Some(RelayAddress { external, ports: ports.clone() }),
+                v6: Some(RelayAddress { external: Some("2a00::9".parse().expect("an address")), ports }),
             },
             secret: secret.clone(),
             filter: PeerFilter {
@@ -288,6 +296,12 @@ pub(crate) fn indication(
         writer.add_attribute(*attribute).expect("it fits");
     }
     writer.finish()
+}
+
+/// A Send indication.
+pub(crate) fn send(peer: SocketAddr, data: &[u8]) -> Vec<u8> {
+    let id = stun_types::message::TransactionId::generate();
+    indication(SEND, &[&XorPeerAddress::new(peer, id), &Data::new(data)], id)
 }
 
 pub(crate) fn credentials(user: &User) -> MessageIntegrityCredentials {

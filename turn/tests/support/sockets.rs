@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     collections::HashMap,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
@@ -49,14 +49,25 @@ pub(crate) fn start_at(ip: IpAddr, allowed: Vec<IpNet>) -> (Relay, SocketAddr) {
 
 /// A relay at an address of each family, which peers reach at these external addresses, with these networks allowed as peers.
 pub(crate) fn start_at_all(ips: &[IpAddr], externals: &[IpAddr], allowed: Vec<IpNet>) -> Relay {
+    let listen: Vec<_> = ips.iter().map(|ip| (*ip, 0).into()).collect();
+    spawn(&listen, Vec::new(), externals, allowed).expect("a relay")
+}
+
+/// A relay at these addresses, or at sockets that were bound before.
+pub(crate) fn spawn(
+    listen: &[SocketAddr],
+    passed: Vec<UdpSocket>,
+    externals: &[IpAddr],
+    allowed: Vec<IpNet>,
+) -> io::Result<Relay> {
     let address = |is_family: fn(&IpAddr) -> bool| {
         let external = externals.iter().copied().find(is_family)?;
         Some(RelayAddress { external: Some(external), ports: 20_000..=29_999 })
     };
     Relay::spawn(RelayConfig {
-        listen: ips.iter().map(|ip| (*ip, 0).into()).collect(),
-        passed: Vec::new(),
-        relay_bind: ips.to_vec(),
+        listen: listen.to_vec(),
+        passed,
+        relay_bind: listen.iter().map(SocketAddr::ip).collect(),
         server: Config {
             limits: Limits { allocation_bytes_per_second: 100_000_000, ..Limits::default() },
             addresses: RelayAddresses { v4: address(IpAddr::is_ipv4), v6: address(IpAddr::is_ipv6) },
@@ -66,7 +77,6 @@ pub(crate) fn start_at_all(ips: &[IpAddr], externals: &[IpAddr], allowed: Vec<Ip
             seed: rand::random(),
         },
     })
-    .expect("a relay")
 }
 
 pub(crate) fn user() -> User {
@@ -124,13 +134,19 @@ pub(crate) fn udp_from(ip: IpAddr, addr: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// A TCP connection that was handed to the relay. The flag is set when the relay has dropped it.
-pub(crate) fn tcp(relay: &Relay) -> (TcpStream, Arc<AtomicBool>) {
+/// A TCP connection on loopback: the client's end, and the other with the client's address.
+pub(crate) fn connection() -> (TcpStream, TcpStream, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let stream = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
     socket2::SockRef::from(&stream).set_recv_buffer_size(64 << 10).expect("a size");
     stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
     let (socket, addr) = listener.accept().expect("a connection");
+    (stream, socket, addr)
+}
+
+/// A TCP connection that was handed to the relay. The flag is set when the relay has dropped it.
+pub(crate) fn tcp(relay: &Relay) -> (TcpStream, Arc<AtomicBool>) {
+    let (stream, socket, addr) = connection();
     let dropped = Arc::new(AtomicBool::new(false));
     let guard: Box<dyn Any + Send> = Box::new(SetOnDrop(dropped.clone()));
     relay.add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard }).expect("it is taken");
