@@ -1,5 +1,8 @@
 /// <reference lib="webworker" />
-/** The service worker: the files of the page, so that it opens without a network. It stores nothing else. */
+/**
+ * The service worker: the files of the page, so that it opens without a network, and the notifications on phones. It stores
+ * nothing else.
+ */
 
 /** Set by the build: the files, and a name that changes with them. */
 declare const FILES: readonly string[];
@@ -31,5 +34,15 @@ self.addEventListener("fetch", (event) => {
   if (request.method !== "GET" || !request.url.startsWith(self.registration.scope)) return;
   event.respondWith(
     (async () => (await caches.match(request, { cacheName: VERSION, ignoreSearch: true })) ?? fetch(request))(),
+  );
+});
+
+self.addEventListener("notificationclick", (event) => {
+  event.notification.close();
+  event.waitUntil(
+    (async () => {
+      const [page] = await self.clients.matchAll({ type: "window" });
+      await page?.focus();
+    })(),
   );
 });

@@ -1,4 +1,5 @@
 /** The person's own name, and what a caller sees whose rings are refused. */
+import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { hasChromium } from "../examples/chromium.js";
 import { startFederation } from "../support/federation.js";
@@ -59,4 +60,49 @@ test.skipIf(!isInstalled)(
     await Promise.all([ada.context.close(), bob.context.close()]);
   },
   60_000,
+);
+
+test.skipIf(!isInstalled)(
+  "a profile that may leave its browser is exported, and imported by another one with its contacts",
+  async () => {
+    const [ada, bob] = await Promise.all([site.open("Ada"), site.open("Bob")]);
+    await ada.page.getByText(ada.text("welcomeMore"), { exact: true }).click();
+    await ada.page.getByRole("switch", { name: ada.text("welcomeExportable") }).click();
+    await Promise.all([ada.start(), bob.start()]);
+    await pair(ada, bob);
+    const exported = async (visitor: Visitor) => {
+      await visitor.click("settingsTitle");
+      await visitor.page.getByLabel(visitor.text("settingsExportPassphrase")).fill("a long passphrase");
+      await visitor.click("settingsExport");
+    };
+    await exported(bob);
+    await bob.seesText("settingsExportFault_not_exportable");
+    const [download] = await Promise.all([ada.page.waitForEvent("download"), exported(ada)]);
+    expect(download.suggestedFilename()).toBe("profile.txt");
+    const buffer = readFileSync(await download.path());
+    for (const name of ["Ada", "Bob"]) expect(buffer.toString()).not.toContain(name);
+
+    const other = await site.open("Ada");
+    const enter = async (passphrase: string) => {
+      await other.page.getByLabel(other.text("welcomeName"), { exact: true }).fill("Ada");
+      await other.page.getByLabel(other.text("welcomePassphrase")).fill(passphrase);
+      await other.click("welcomeStart");
+    };
+    await other.page.getByText(other.text("welcomeMore"), { exact: true }).click();
+    await other.page
+      .getByLabel(other.text("welcomeFile"))
+      .setInputFiles({ name: "profile.txt", mimeType: "text/plain", buffer });
+    await enter("another passphrase");
+    await other.seesText("settingsExportFault_wrong_passphrase");
+    // Where the profile was, it is not used any more.
+    await ada.context.close();
+    await enter("a long passphrase");
+    await other.seesText("statusConnected");
+    await other.call("Bob");
+    await bob.click("callAccept");
+    await Promise.all([other.talks(), bob.talks()]);
+    expect([...other.errors, ...bob.errors]).toEqual([]);
+    await Promise.all([other.context.close(), bob.context.close()]);
+  },
+  90_000,
 );

@@ -104,6 +104,74 @@ test.skipIf(!isInstalled)(
   90_000,
 );
 
+/** Hides the page, and collects its notifications. */
+function hidePage(): void {
+  Object.defineProperty(document, "hidden", { get: () => true });
+  const shown: Notification[] = [];
+  const Original = Notification;
+  const make = (target: typeof Notification, args: unknown[]) => {
+    const notification = Reflect.construct(target, args) as Notification;
+    shown.push(notification);
+    notification.addEventListener("close", () => shown.splice(shown.indexOf(notification), 1));
+    return notification;
+  };
+  Object.assign(globalThis, { Notification: new Proxy(Original, { construct: make }), shown });
+}
+
+/** Hides the page in a browser that refuses a page's own notifications, as those of phones do. */
+function hidePageOfPhone(): void {
+  Object.defineProperty(document, "hidden", { get: () => true });
+  const construct = () => {
+    throw new TypeError("Illegal constructor");
+  };
+  Object.assign(globalThis, { Notification: new Proxy(Notification, { construct }) });
+}
+
+/** The texts of the notifications that are shown, by the page or by its service worker. */
+async function notifications({ page }: Visitor): Promise<string[]> {
+  return page.evaluate(async () => {
+    const { shown = [] } = globalThis as unknown as { shown?: Notification[] };
+    const registration = await navigator.serviceWorker.getRegistration();
+    return [...shown, ...((await registration?.getNotifications()) ?? [])].map(({ title }) => title);
+  });
+}
+
+test.skipIf(!isInstalled).each([
+  ["a computer", hidePage],
+  ["a phone", hidePageOfPhone],
+])(
+  "on %s, a call to a hidden page is shown by a notification while it rings, if that is switched on",
+  async (_, hide) => {
+    const [ada, bob] = await site.openTwo();
+    await pair(ada, bob);
+    await ada.context.grantPermissions(["notifications"]);
+    await ada.page.evaluate(() => navigator.serviceWorker.ready);
+    await ada.page.evaluate(hide);
+    await ada.click("settingsTitle");
+    const rings = async () => {
+      await bob.call("Ada");
+      await ada.button("callAccept").waitFor();
+    };
+    await rings();
+    expect(await notifications(ada)).toEqual([]);
+    await ada.click("callAccept");
+    await ada.talks();
+    await bob.click("callHangUp");
+    await ada.click("close");
+
+    await ada.page.getByRole("switch", { name: ada.text("settingsShows") }).click();
+    await rings();
+    await expect.poll(() => notifications(ada)).toEqual([ada.text("callFrom", { name: "Bob" })]);
+    await ada.click("callAccept");
+    await expect.poll(() => notifications(ada)).toEqual([]);
+    await ada.talks();
+    await bob.click("callHangUp");
+    expect(ada.errors).toEqual([]);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  },
+  90_000,
+);
+
 test.skipIf(!isInstalled)(
   "the page asks its own site, the registry and the nodes, and nobody else",
   async () => {

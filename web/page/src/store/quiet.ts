@@ -15,7 +15,7 @@ const NEUTRAL_TITLE = "Chappe";
 /** Shows calls outside of the page while that is switched on. Returns what stops it. */
 export function showOutside(session: Session, settings: SettingsStore, texts: CallTexts): () => void {
   const { desk, book } = session;
-  let notification: Notification | undefined;
+  let stopNotifying: (() => void) | undefined;
   let stopRinging: (() => void) | undefined;
   const isRinging = () => desk.active.value?.stage.value === "incoming";
 
@@ -26,12 +26,8 @@ export function showOutside(session: Session, settings: SettingsStore, texts: Ca
     const text = isRinging() ? texts.incoming(name) : texts.active(name);
     document.title = isShown ? text : NEUTRAL_TITLE;
     showMediaSession(isShown ? text : undefined, () => desk.hangUp());
-    notification?.close();
-    notification = undefined;
-    if (isShown && isRinging() && document.hidden && Notification.permission === "granted") {
-      notification = new Notification(text, { tag: "call", requireInteraction: true });
-      notification.onclick = () => window.focus();
-    }
+    stopNotifying?.();
+    stopNotifying = isShown && isRinging() && document.hidden ? notify(text) : undefined;
   });
 
   const stopRing = effect(() => {
@@ -48,8 +44,33 @@ export function showOutside(session: Session, settings: SettingsStore, texts: Ca
     stopTitle();
     stopRing();
     stopRinging?.();
-    notification?.close();
+    stopNotifying?.();
   };
+}
+
+/** Shows a notification of a call, if the person allows that. Returns what takes it away. */
+function notify(text: string): () => void {
+  // Some phones have notifications for installed pages alone.
+  if (!("Notification" in globalThis) || Notification.permission !== "granted") return () => {};
+  const options = { tag: "call", requireInteraction: true };
+  try {
+    const notification = new Notification(text, options);
+    notification.onclick = () => window.focus();
+    return () => notification.close();
+  } catch {
+    // Browsers of phones show those of a service worker alone.
+    const shown = navigator.serviceWorker?.getRegistration().then(async (registration) => {
+      await registration?.showNotification(text, options);
+      return registration;
+    });
+    return () => {
+      void shown?.then(async (registration) => {
+        for (const notification of (await registration?.getNotifications({ tag: options.tag })) ?? []) {
+          notification.close();
+        }
+      });
+    };
+  }
 }
 
 function showMediaSession(text: string | undefined, hangUp: () => void): void {
