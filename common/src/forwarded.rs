@@ -57,9 +57,12 @@ pub fn source_of_request(peer: IpAddr, fields: &ForwardedFields<'_>, trusted: &[
     if fields.x_forwarded_for.is_empty() { by_forwarded } else { by_list }
 }
 
-/// The elements of all lines of a field. A line that is no text has one unreadable element.
+/// The elements of all lines of a field. Empty ones do not count (RFC 9110, 5.6.1.2). A line that is no text has one unreadable
+/// element.
 fn elements<'a>(lines: &[&'a [u8]]) -> impl DoubleEndedIterator<Item = &'a str> {
-    lines.iter().flat_map(|line| str::from_utf8(line).unwrap_or_default().split(',')).map(str::trim)
+    const UNREADABLE: &str = "?";
+    let lines = lines.iter().map(|line| str::from_utf8(line).unwrap_or(UNREADABLE));
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|element| !element.is_empty())
 }
 
 /// The sender according to one field.
@@ -134,6 +137,7 @@ mod tests {
         assert_eq!(address_by_list("10.0.0.1", &["203.0.113.9", "198.51.100.7, 10.9.9.9"]), "198.51.100.7");
         assert_eq!(address_by_list("10.0.0.1", &["nonsense"]), "10.0.0.1");
         assert_eq!(address_by_list("10.0.0.1", &["203.0.113.9, nonsense, 10.2.2.2"]), "10.2.2.2");
+        assert_eq!(by_list("10.0.0.1", &["", "198.51.100.7,", " , "]), by_list("10.0.0.1", &["198.51.100.7"]));
         // A quoted comma of the client's element does not hide the proxy's.
         assert_eq!(by_forwarded("10.0.0.1", "for=\"x, for=198.51.100.7").address.to_string(), "198.51.100.7");
     }

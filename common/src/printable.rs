@@ -8,10 +8,9 @@ use std::fmt::{self, Write as _};
 
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
-/// Invisible characters in categories of visible ones: fillers, joiners, variation selectors, and the Braille pattern
-/// without dots. All but the last are Unicode's `Default_Ignorable_Code_Point`, as far as the general category does
-/// not imply it.
-const INVISIBLE: [(char, char); 10] = [
+/// Invisible characters in categories of visible ones: Unicode's `Default_Ignorable_Code_Point`, as far as the general category
+/// does not imply it; and the Braille pattern without dots, a joiner of numbers, blank hieroglyphs, a filler, and a null note.
+const INVISIBLE: [(char, char); 14] = [
     ('\u{34f}', '\u{34f}'),
     ('\u{115f}', '\u{1160}'),
     ('\u{17b4}', '\u{17b5}'),
@@ -21,6 +20,10 @@ const INVISIBLE: [(char, char); 10] = [
     ('\u{3164}', '\u{3164}'),
     ('\u{fe00}', '\u{fe0f}'),
     ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{1107f}', '\u{1107f}'),
+    ('\u{13441}', '\u{13442}'),
+    ('\u{16fe4}', '\u{16fe4}'),
+    ('\u{1d159}', '\u{1d159}'),
     ('\u{e0000}', '\u{e0fff}'),
 ];
 
@@ -90,6 +93,7 @@ mod tests {
             ("a\u{202e}b\u{2066}c\u{9b}d", "a\\u{202e}b\\u{2066}c\\u{9b}d"),
             ("one\ntwo\rthree\u{2028}\u{2029}", "one\\ntwo\\rthree\\u{2028}\\u{2029}"),
             ("\u{feff}\u{ad}\u{61c}\u{e0041}\u{fe0f}\u{3164}", "\\u{feff}\\u{ad}\\u{61c}\\u{e0041}\\u{fe0f}\\u{3164}"),
+            ("\u{1d159}\u{13441}\u{13442}\u{16fe4}\u{1107f}", "\\u{1d159}\\u{13441}\\u{13442}\\u{16fe4}\\u{1107f}"),
         ] {
             assert_eq!(Escaped(text).to_string(), escaped);
         }

@@ -34,6 +34,9 @@ pub enum ServerUrlError {
     /// An IPv4 address in a notation that programs read differently.
     #[error("write the address in full, with four numbers")]
     ShortAddress,
+    /// An address that is no single machine's: unspecified, multicast or broadcast.
+    #[error("name an address that others can connect to")]
+    NoMachine,
     /// No port from 1 to 65535 after the colon.
     #[error("name a port from 1 to 65535 behind the colon, or leave the colon out")]
     Port,
@@ -138,7 +141,10 @@ fn check_authority(authority: &str) -> Result<(), ServerUrlError> {
     use ServerUrlError as E;
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
         let (ip, rest) = rest.split_once(']').ok_or(E::Host)?;
-        ip.parse::<Ipv6Addr>().map_err(|_| E::Host)?;
+        let ip = ip.parse::<Ipv6Addr>().map_err(|_| E::Host)?;
+        if ip.is_unspecified() || ip.is_multicast() {
+            return Err(E::NoMachine);
+        }
         match rest.strip_prefix(':') {
             Some(port) => (None, Some(port)),
             None if rest.is_empty() => (None, None),
@@ -166,8 +172,9 @@ fn check_authority(authority: &str) -> Result<(), ServerUrlError> {
 /// The text is not valid. The error says what to write instead.
 pub fn check_host(host: &str) -> Result<(), ServerUrlError> {
     use ServerUrlError as E;
-    if host.parse::<Ipv4Addr>().is_ok() {
-        return Ok(());
+    if let Ok(ip) = host.parse::<Ipv4Addr>() {
+        let is_machine = !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast();
+        return if is_machine { Ok(()) } else { Err(E::NoMachine) };
     }
     if !host.is_ascii() {
         let ascii = Url::parse(&format!("https://{host}")).ok();
@@ -224,6 +231,10 @@ mod tests {
             ("wss://[relay]", E::Host),
             ("wss://bücher.example", E::International("xn--bcher-kva.example".to_owned())),
             ("wss://127.1", E::ShortAddress),
+            ("wss://0.0.0.0", E::NoMachine),
+            ("wss://255.255.255.255:443", E::NoMachine),
+            ("wss://[::]:443", E::NoMachine),
+            ("wss://[ff02::1]", E::NoMachine),
             ("wss://256.1.1.1", E::Host),
             ("wss://a_b.example", E::Host),
             ("wss://-a.example", E::Host),

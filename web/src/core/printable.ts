@@ -3,9 +3,8 @@
  * or hide in it.
  */
 
-/** Categories of characters that are not printable, and invisible characters of other categories. */
-const UNPRINTABLE =
-  /\p{Cc}|\p{Cf}|\p{Zl}|\p{Zp}|\p{Co}|\p{Cs}|\p{Cn}|\u034f|[\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0]|[\u180b-\u180f]|[\ufe00-\ufe0f]|[\u{e0000}-\u{e0fff}]/u;
+/** Characters that are not printable: by their category, by Unicode's list of what is not shown, or because they are blank. */
+const UNPRINTABLE = /[\p{C}\p{DI}\p{Zl}\p{Zp}\u2800\u{1107f}\u{13441}\u{13442}\u{16fe4}\u{1d159}]/u;
 const ALL_UNPRINTABLE = new RegExp(UNPRINTABLE.source, "gu");
 
 /** The longest name in bytes of UTF-8. */
