@@ -40,6 +40,8 @@ pub(crate) struct MediaRelay {
     reach: Mutex<Reach>,
     /// The ports of this machine that are not peers.
     own_ports: RelayHost,
+    /// The addresses of this machine that the configuration names.
+    bound: Vec<IpAddr>,
     allowed: Vec<IpNet>,
     denied: Vec<IpNet>,
     client_urls: Vec<String>,
@@ -52,7 +54,6 @@ struct Reach {
     /// Of IPv4 and of IPv6.
     externals: [Option<IpAddr>; 2],
     urls: Vec<String>,
-    own: HashMap<IpAddr, RelayHost>,
     /// The members' addresses, each with the ports of its services.
     members: Vec<(IpAddr, Vec<u16>)>,
 }
@@ -85,11 +86,12 @@ impl MediaRelay {
             has_family.then(|| RelayAddress { external: externals[index], ports: turn.port_range() })
         };
         let own_ports = own_ports(turn, services);
-        let own = own_hosts(turn, externals, services, &own_ports);
+        let bound = turn.listen.iter().chain(services.bound).map(SocketAddr::ip);
+        let bound: Vec<_> = bound.filter(|ip| !ip.is_unspecified()).collect();
         let filter = PeerFilter {
             allowed: turn.allowed_peers.clone(),
             denied: turn.denied_peers.clone(),
-            relay_hosts: own.clone(),
+            relay_hosts: own_hosts(externals, &bound, &own_ports),
         };
         let relay = Relay::spawn(RelayConfig {
             listen: turn.listen.clone(),
@@ -112,10 +114,10 @@ impl MediaRelay {
         })?;
         let has_certificate = config.client.has_tls();
         let urls = urls(relay.addrs(), externals, has_certificate, services.client_urls);
-        let reach = Mutex::new(Reach { externals, urls, own, members: Vec::new() });
+        let reach = Mutex::new(Reach { externals, urls, members: Vec::new() });
         let (allowed, denied) = (turn.allowed_peers.clone(), turn.denied_peers.clone());
         let client_urls = services.client_urls.to_vec();
-        Ok(Self { relay, secret, reach, own_ports, allowed, denied, client_urls, has_certificate })
+        Ok(Self { relay, secret, reach, own_ports, bound, allowed, denied, client_urls, has_certificate })
     }
 
     /// The URLs under which clients reach the relay, over UDP, TCP and TLS. Empty until an external address is known.
@@ -136,11 +138,7 @@ impl MediaRelay {
     /// Sets the external address of its family. If it changes, the allocations of that family end.
     pub(crate) fn set_external(&self, ip: IpAddr) {
         let mut reach = self.reach();
-        let last = reach.externals[usize::from(ip.is_ipv6())].replace(ip);
-        if let Some(last) = last.filter(|last| *last != ip) {
-            reach.own.remove(&last);
-        }
-        reach.own.insert(ip, self.own_ports.clone());
+        reach.externals[usize::from(ip.is_ipv6())] = Some(ip);
         reach.urls = urls(self.relay.addrs(), reach.externals, self.has_certificate, &self.client_urls);
         // The filter first: no allocation may be made before its services are closed.
         self.relay.set_filter(self.filter(&reach));
@@ -183,8 +181,9 @@ impl MediaRelay {
         self.relay.set_filter(self.filter(&reach));
     }
 
+    /// The addresses of this machine are read anew, since they change while it runs.
     fn filter(&self, reach: &Reach) -> PeerFilter {
-        let mut relay_hosts = reach.own.clone();
+        let mut relay_hosts = own_hosts(reach.externals, &self.bound, &self.own_ports);
         for (ip, services) in &reach.members {
             let [first, last] = MEMBER_PORTS;
             let host = || RelayHost { relay_ports: first..=last, services: Vec::new() };
@@ -243,14 +242,9 @@ fn own_ports(turn: &TurnSection, services: OwnServices<'_>) -> RelayHost {
 }
 
 /// Returns this machine's addresses, each with the ports that packets may be sent to.
-fn own_hosts(
-    turn: &TurnSection,
-    externals: [Option<IpAddr>; 2],
-    services: OwnServices<'_>,
-    host: &RelayHost,
-) -> HashMap<IpAddr, RelayHost> {
-    let bound = turn.listen.iter().chain(services.bound).map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
-    externals.into_iter().flatten().chain(bound).chain(interface_addrs()).map(|ip| (ip, host.clone())).collect()
+fn own_hosts(externals: [Option<IpAddr>; 2], bound: &[IpAddr], host: &RelayHost) -> HashMap<IpAddr, RelayHost> {
+    let configured = externals.into_iter().flatten().chain(bound.iter().copied());
+    configured.chain(interface_addrs()).map(|ip| (ip, host.clone())).collect()
 }
 
 /// Returns the addresses of this machine's network interfaces. If they cannot be read, only configured addresses are known.

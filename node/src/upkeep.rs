@@ -1,8 +1,11 @@
 //! The tasks of a running node that repeat something: expiring entries, watching the clock, and serving the relay for media.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use crate::{core::Core, membership::event::Event, sessions::event::SessionEvent};
 
@@ -12,6 +15,12 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(1);
 /// Minimum time between changes of the relay's peers. Until then, a new member's services are not refused.
 const RELAY_MEMBERS_EVERY: Duration = Duration::from_secs(1);
+/// Maximum time between them: this machine's own addresses change, too.
+const RELAY_ADDRESSES_EVERY: Duration = Duration::from_secs(60);
+/// How long a member's services are refused after it was last seen. It may be back at any moment.
+const RELAY_MEMBERS_FOR: Duration = Duration::from_secs(3600);
+/// The maximum number of such former members. With more, those that are gone are forgotten.
+const MAX_FORMER_MEMBERS: usize = 4096;
 
 /// Removes expired entries every [`EXPIRE_EVERY`].
 pub(crate) async fn expire(core: Arc<Core>) {
@@ -53,13 +62,18 @@ pub(crate) async fn watch_clock(core: Arc<Core>) {
 pub(crate) async fn watch_members_for_relay(core: Arc<Core>) {
     let Some(relay) = &core.media_relay else { return std::future::pending().await };
     let mut changes = core.members.view_changes();
+    let mut known = HashMap::new();
     loop {
-        let nodes: Vec<_> = core.members.view.load().nodes().collect();
-        let records: Vec<_> = nodes.iter().filter_map(|node| core.members.records.any(node)).collect();
-        relay.set_members(records.iter().map(|record| &***record));
+        let now = Instant::now();
+        let view = core.members.view.load();
+        let seen = view.nodes().filter_map(|node| Some((node, (core.members.records.any(&node)?, now))));
+        known.extend(seen);
+        let is_full = known.len() > view.len() + MAX_FORMER_MEMBERS;
+        known.retain(|_, (_, at)| *at == now || (!is_full && now - *at < RELAY_MEMBERS_FOR));
+        relay.set_members(known.values().map(|(record, _)| &***record));
         // Members come and go in bursts.
         tokio::time::sleep(RELAY_MEMBERS_EVERY).await;
-        if changes.changed().await.is_err() {
+        if let Ok(Err(_)) = timeout(RELAY_ADDRESSES_EVERY, changes.changed()).await {
             return;
         }
     }

@@ -11,7 +11,7 @@ use std::{
 
 use chappe_node::NodeConfig;
 use chappe_testkit::{
-    PATIENCE,
+    PATIENCE, eventually,
     federation::{Federation, no_limits},
     http,
     raw::{Raw, inbox, now_ms},
@@ -316,8 +316,10 @@ async fn the_services_of_a_member_get_no_packets_from_the_relay_and_its_other_po
     let peer = bound.expect("a free port");
     peer.set_nonblocking(true).expect("a socket");
     let peer = tokio::net::UdpSocket::from_std(peer).expect("a socket");
+    let dropped =
+        async |federation: &Federation| metric(federation, DROPPED[0]).await + metric(federation, DROPPED[1]).await;
     let is_refused = async {
-        while metric(&federation, DROPPED[0]).await + metric(&federation, DROPPED[1]).await == 0 {
+        while dropped(&federation).await == 0 {
             relayed.send_to(b"to a service", service).await.expect("it is sent");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -327,6 +329,21 @@ async fn the_services_of_a_member_get_no_packets_from_the_relay_and_its_other_po
     let mut buffer = [0; 100];
     let (len, _) = timeout(PATIENCE, peer.recv_from(&mut buffer)).await.expect("in time").expect("a packet");
     assert_eq!(&buffer[..len], b"to a peer");
+
+    // Its services may be back at any moment. The relay hears of a change within a second or so.
+    federation.nodes.pop().expect("the member").shutdown().await;
+    eventually("the member has left", || federation.nodes[0].members() == 1).await;
+    let before = dropped(&federation).await;
+    for _ in 0..30 {
+        relayed.send_to(b"to a service", service).await.expect("it is sent");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let all_are_refused = async {
+        while dropped(&federation).await < before + 30 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, all_are_refused).await.is_ok(), "{} of 30", dropped(&federation).await - before);
     client.close().await.expect("it closes");
     federation.shutdown().await;
 }
