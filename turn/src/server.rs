@@ -133,7 +133,7 @@ pub struct Server {
     /// client's limit of the other kind.
     bindings: SourceLimiter,
     challenges: SourceLimiter,
-    /// Signed requests without an allocation, and those with a valid nonce.
+    /// Signed requests over UDP without an allocation, and those with a valid nonce.
     unproven: SourceLimiter,
     requests: SourceLimiter,
     total: TotalLimiter,

@@ -31,6 +31,20 @@ fn signed_forgeries_are_limited_before_their_nonce_is_verified() {
 }
 
 #[test]
+fn signed_forgeries_over_udp_leave_their_source_its_requests_over_a_stream() {
+    let mut world = World::new();
+    let user = world.user();
+    let forged = signed(ALLOCATE, &[&RequestedTransport::new(17)], &user, "AAAAAAAAAAAAAAAA");
+    (0..200).for_each(|_| drop(world.handle(udp(1), &forged)));
+    assert_eq!(world.server.counters().dropped(DropReason::RequestRate), 100);
+    let stream = stream(1);
+    let nonce = world.nonce(stream);
+    let allocate = signed(ALLOCATE, &[&RequestedTransport::new(17)], &user, &nonce);
+    let Sent::Answer(answer) = world.handle(stream, &allocate) else { panic!("no answer") };
+    assert!(relayed(&answer).is_some());
+}
+
+#[test]
 fn bad_signatures_with_a_valid_nonce_are_limited_before_they_are_verified() {
     let mut world = World::new();
     let (client, mut user, _) = allocated(&mut world);

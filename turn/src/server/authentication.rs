@@ -47,8 +47,8 @@ impl Server {
     /// A client with an old nonce gets a 438 without a rate limit: it has received the nonce at its address, so the address
     /// is not forged. With a limit, forged packets could keep the client from refreshing its allocation.
     ///
-    /// Rates are checked before the MACs that they limit: without an allocation, before the nonce's; with a valid nonce,
-    /// which nobody else has, before the signature's.
+    /// Rates are checked before the MACs that they limit: over UDP without an allocation, before the nonce's; with a valid
+    /// nonce, which nobody else has, before the signature's.
     pub(super) fn authenticate(
         &mut self,
         client: Client,
@@ -64,7 +64,9 @@ impl Server {
             return self.refuse(message, ErrorCode::BAD_REQUEST, client, now);
         };
         let (source, seconds) = (Source::of(client.addr().ip()), self.seconds(now));
-        if self.table.find(&client).is_none() && !self.unproven.allows(source, seconds) {
+        // The source of a stream is not forged: forged datagrams must not use up its requests.
+        let may_be_forged = !client.is_stream() && self.table.find(&client).is_none();
+        if may_be_forged && !self.unproven.allows(source, seconds) {
             return Err(Unauthenticated::TooManySigned);
         }
         match self.nonces.check(nonce.nonce(), &client, now) {
