@@ -45,7 +45,8 @@ use crate::{
     traffic::{PacketClock, TotalLimiter},
 };
 
-/// Signed requests per source and second. A call starts with about ten for each allocation, and then needs one a minute.
+/// Signed requests per second, of an allocation or of a source without one. A call starts with about ten for each
+/// allocation, and then needs one a minute.
 const REQUESTS_PER_SECOND: u16 = 100;
 
 /// Binding responses per unverified source and second, and the same number of challenges (400, 401, 438). A client that
@@ -133,7 +134,8 @@ pub struct Server {
     /// client's limit of the other kind.
     bindings: SourceLimiter,
     challenges: SourceLimiter,
-    /// Signed requests over UDP without an allocation, and those with a valid nonce.
+    /// Signed requests of clients without an allocation: over UDP before their nonce is checked, and with a nonce that was
+    /// made for them.
     unproven: SourceLimiter,
     requests: SourceLimiter,
     total: TotalLimiter,

@@ -3,11 +3,14 @@
 mod support;
 
 use chappe_turn::{counters::DropReason, limits::Limits, server::RelayId};
-use stun_types::message::BINDING;
+use stun_types::{
+    attribute::AttributeWrite,
+    message::{BINDING, TransactionId},
+};
 use support::*;
 use turn_types::{
-    attribute::RequestedTransport,
-    message::{ALLOCATE, REFRESH},
+    attribute::{ChannelNumber, RequestedTransport, XorPeerAddress},
+    message::{ALLOCATE, CHANNEL_BIND, REFRESH},
 };
 
 #[test]
@@ -56,6 +59,48 @@ fn bad_signatures_with_a_valid_nonce_are_limited_before_they_are_verified() {
         world.handle(client, &bad);
     }
     assert_eq!(world.server.counters().dropped(DropReason::RequestRate), 9900);
+}
+
+#[test]
+fn bad_requests_of_a_neighbour_leave_an_allocation_its_own() {
+    let mut world = World::new();
+    let (victim, user, _) = allocated(&mut world);
+    let nonce = world.nonce(victim);
+    let (attacker, other) = (udp(1), udp(2));
+    let [mut bad, allocate] = [attacker, other].map(|client| {
+        let (user, nonce) = (world.user(), world.nonce(client));
+        (user, nonce)
+    });
+    bad.0.password.push('x');
+    world.pass(1);
+    let dropped = |world: &World| world.server.counters().dropped(DropReason::RequestRate);
+    let request = signed(REFRESH, &[], &bad.0, &bad.1);
+    (0..1000).for_each(|_| drop(world.handle(attacker, &request)));
+    assert!(dropped(&world) >= 900, "the attacker is limited");
+    let id = TransactionId::generate();
+    let channel: [&dyn AttributeWrite; 2] = [&ChannelNumber::new(0x4000), &XorPeerAddress::new(peer(1), id)];
+    for request in [signed(REFRESH, &[], &user, &nonce), signed_as(id, CHANNEL_BIND, &channel, &user, &nonce)] {
+        let Sent::Answer(answer) = world.handle(victim, &request) else { panic!("no answer") };
+        assert_eq!(code(&answer), 0);
+    }
+    // Without an allocation, a client shares the rate of its address.
+    let allocate = signed(ALLOCATE, &[&RequestedTransport::new(17)], &allocate.0, &allocate.1);
+    assert_eq!(world.handle(other, &allocate), Sent::Nothing);
+    world.pass(1);
+    assert!(matches!(world.handle(other, &allocate), Sent::Answer(_)));
+}
+
+#[test]
+fn requests_with_an_old_nonce_are_limited() {
+    let mut world = World::new();
+    let (client, user, _) = allocated(&mut world);
+    let nonce = world.nonce(client);
+    world.pass(400);
+    assert_eq!(world.refresh(client, &user, 600), 0);
+    world.pass(300);
+    let old = signed(REFRESH, &[], &user, &nonce);
+    let answered = (0..1000).filter(|_| world.handle(client, &old) != Sent::Nothing).count();
+    assert_eq!((answered, world.server.counters().dropped(DropReason::RequestRate)), (100, 900));
 }
 
 #[test]
