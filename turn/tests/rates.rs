@@ -2,7 +2,7 @@
 
 mod support;
 
-use chappe_turn::{counters::DropReason, limits::Limits, server::RelayId};
+use chappe_turn::{client::Client, counters::DropReason, limits::Limits, server::RelayId};
 use stun_types::{
     attribute::AttributeWrite,
     message::{BINDING, TransactionId},
@@ -160,6 +160,26 @@ fn a_flood_of_one_kind_in_a_clients_name_leaves_it_the_answers_of_the_other_kind
         assert_eq!(answered, 10);
         assert!(matches!(world.handle(udp(2), other), Sent::Answer(_)));
         world.pass(1);
+    }
+}
+
+#[test]
+fn the_streams_of_a_source_get_a_hundred_answers_a_second_and_its_datagrams_have_their_own() {
+    let binding = plain(BINDING, &[]);
+    let allocate = plain(ALLOCATE, &[&RequestedTransport::new(17)]);
+    let count = |world: &mut World, client: fn(u16) -> Client, request: &[u8]| {
+        (0..200).filter(|index| world.handle(client(*index), request) != Sent::Nothing).count()
+    };
+    let streams = |index: u16| stream((index % 50).into());
+    let datagrams = |index: u16| udp(1 + index);
+    for request in [&binding, &allocate] {
+        let mut world = World::new();
+        assert_eq!(count(&mut world, streams, request), 100);
+        assert_eq!(world.server.counters().dropped(DropReason::AnswerRate), 100);
+        assert_eq!(count(&mut world, datagrams, request), 10, "streams use up nothing of theirs");
+        world.pass(1);
+        assert_eq!(count(&mut world, datagrams, request), 10);
+        assert_eq!(count(&mut world, streams, request), 100, "nor they of the streams'");
     }
 }
 

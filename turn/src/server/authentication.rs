@@ -102,7 +102,7 @@ impl Server {
         }
     }
 
-    /// Refuses a request of a source that may be forged, unless the source has used up its challenges of this second.
+    /// Refuses a request without a nonce of its client, unless the source has used up its challenges of this second.
     fn refuse<T>(&mut self, message: &Message<'_>, code: u16, client: Client, now: Now) -> Result<T, Unauthenticated> {
         if !self.may_answer(client, Kind::Challenge, now) {
             return Err(Unauthenticated::TooMany);
