@@ -17,6 +17,7 @@ use crate::{
     },
     peer_filter::PeerFilter,
     source::Source,
+    source_limiter::EventCounter,
     time::Seconds,
     traffic::TrafficLimiter,
 };
@@ -86,6 +87,8 @@ pub struct Allocation {
     pub(crate) expires: Seconds,
     /// When its expiry is checked next: no later than it expires.
     pub(crate) checked_at: Seconds,
+    /// The client's requests with a nonce that was made for it. A neighbour at its address must not use them up.
+    pub(crate) requests: EventCounter,
     /// Each direction has its own limit: packets from peers must not use up the client's rate.
     pub(crate) to_peers: TrafficLimiter,
     pub(crate) to_client: TrafficLimiter,
@@ -125,7 +128,7 @@ impl Allocation {
         source: Source,
         credential: CredentialName,
         transaction: TransactionId,
-        expires: Seconds,
+        [now, expires]: [Seconds; 2],
         [to_peers, to_client]: [TrafficLimiter; 2],
         share: Arc<TrafficLimiter>,
     ) -> Self {
@@ -139,6 +142,7 @@ impl Allocation {
             ports,
             expires,
             checked_at: expires,
+            requests: EventCounter::new(now),
             to_peers,
             to_client,
             share,
@@ -227,7 +231,10 @@ mod tests {
         let (client, credential) = (Client::Udp { socket: 0, addr }, CredentialName::new(1, 2));
         let traffic = [(); 2].map(|()| TrafficLimiter::new(1, PacketClock::default()));
         let share = Arc::new(TrafficLimiter::new(1, PacketClock::default()));
-        (Allocation::new(client, Source::of(addr.ip()), credential, 7.into(), now.plus(600), traffic, share), now)
+        (
+            Allocation::new(client, Source::of(addr.ip()), credential, 7.into(), [now, now.plus(600)], traffic, share),
+            now,
+        )
     }
 
     fn ip(last: u16) -> IpAddr {

@@ -45,12 +45,17 @@ use crate::{
     traffic::{PacketClock, TotalLimiter},
 };
 
-/// Signed requests per source and second. A call starts with about ten for each allocation, and then needs one a minute.
+/// Signed requests per second, of an allocation or of a source without one. A call starts with about ten for each
+/// allocation, and then needs one a minute.
 const REQUESTS_PER_SECOND: u16 = 100;
 
 /// Binding responses per unverified source and second, and the same number of challenges (400, 401, 438). A client that
 /// allocates needs two for each of its transports and addresses.
 const ANSWERS_PER_SECOND: u16 = 10;
+
+/// Binding responses and challenges per second for the TCP and TLS connections of a source. Its address is not forged, so
+/// the limit protects only the relay's time: it is far above the needs of many clients behind one address.
+const STREAM_ANSWERS_PER_SECOND: u16 = 100;
 
 /// Identifies a relayed address of an allocation, and the socket that the driver has bound to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,7 +138,10 @@ pub struct Server {
     /// client's limit of the other kind.
     bindings: SourceLimiter,
     challenges: SourceLimiter,
-    /// Signed requests without an allocation, and those with a valid nonce.
+    /// Both kinds of answer over streams. Forged datagrams must not use them up.
+    stream_answers: SourceLimiter,
+    /// Signed requests of clients without an allocation: over UDP before their nonce is checked, and with a nonce that was
+    /// made for them.
     unproven: SourceLimiter,
     requests: SourceLimiter,
     total: TotalLimiter,
@@ -144,7 +152,7 @@ pub struct Server {
     counters: Counters,
 }
 
-/// The kinds of response to an unverified source. Each has its own rate.
+/// The kinds of response to an unverified source. Each has its own rate over UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Binding,
@@ -173,6 +181,7 @@ impl Server {
             total: TotalLimiter::new(limits.total_bytes_per_second, clock.clone()),
             bindings: SourceLimiter::new(ANSWERS_PER_SECOND, Seconds::between(now, now)),
             challenges: SourceLimiter::new(ANSWERS_PER_SECOND, Seconds::between(now, now)),
+            stream_answers: SourceLimiter::new(STREAM_ANSWERS_PER_SECOND, Seconds::between(now, now)),
             unproven: SourceLimiter::new(REQUESTS_PER_SECOND, Seconds::between(now, now)),
             requests: SourceLimiter::new(REQUESTS_PER_SECOND, Seconds::between(now, now)),
             limits,
@@ -291,15 +300,15 @@ impl Server {
         Action::Respond(answer)
     }
 
-    /// Whether a source that may be forged may get another response in this second. The source of a TCP or TLS connection
-    /// is not forged and has no limit.
+    /// Whether an unauthenticated source may get another response in this second.
     fn may_answer(&mut self, client: Client, kind: Kind, now: Now) -> bool {
         let seconds = self.seconds(now);
         let limiter = match kind {
+            _ if client.is_stream() => &mut self.stream_answers,
             Kind::Binding => &mut self.bindings,
             Kind::Challenge => &mut self.challenges,
         };
-        client.is_stream() || limiter.allows(Source::of(client.addr().ip()), seconds)
+        limiter.allows(Source::of(client.addr().ip()), seconds)
     }
 
     /// Replaces the peer filter. Removes the channels and permissions that the new filter refuses.

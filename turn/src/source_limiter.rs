@@ -1,4 +1,4 @@
-//! Limits the events of each source per second, in memory of a fixed size.
+//! Limits the events of each source or client per second. The counters of sources have memory of a fixed size.
 //!
 //! A keyed hash maps sources to counters, so an attacker cannot choose a source that shares a victim's counter. Two sources
 //! that share a counter also share its limit.
@@ -10,24 +10,41 @@ use crate::{source::Source, time::Seconds};
 /// The number of counters: 512 KiB. With a thousand sources in a second, one in 65 shares its counter.
 const COUNTERS: usize = 1 << 16;
 
-/// Counts the events of the current second.
+/// Counts the events of each source in the current second.
 #[derive(Debug)]
 pub struct SourceLimiter {
-    counters: Box<[Counter]>,
+    counters: Box<[EventCounter]>,
     hash: RandomState,
     per_second: u16,
 }
 
+/// Counts the events of the current second.
 #[derive(Clone, Copy, Debug)]
-struct Counter {
+pub struct EventCounter {
     second: Seconds,
     events: u16,
+}
+
+impl EventCounter {
+    /// Makes a counter without events.
+    pub const fn new(now: Seconds) -> Self {
+        Self { second: now, events: 0 }
+    }
+
+    /// Counts an event. Returns whether it is among the first `per_second` of this second.
+    pub fn allows(&mut self, per_second: u16, now: Seconds) -> bool {
+        if self.second != now {
+            *self = Self::new(now);
+        }
+        self.events = self.events.saturating_add(1);
+        self.events <= per_second
+    }
 }
 
 impl SourceLimiter {
     /// Makes a limiter that allows each source `per_second` events in a second.
     pub fn new(per_second: u16, now: Seconds) -> Self {
-        let counters = vec![Counter { second: now, events: 0 }; COUNTERS].into_boxed_slice();
+        let counters = vec![EventCounter::new(now); COUNTERS].into_boxed_slice();
         Self { counters, hash: RandomState::new(), per_second }
     }
 
@@ -35,11 +52,7 @@ impl SourceLimiter {
     pub fn allows(&mut self, source: Source, now: Seconds) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "taken modulo a smaller number")]
         let counter = &mut self.counters[self.hash.hash_one(source) as usize % COUNTERS];
-        if counter.second != now {
-            *counter = Counter { second: now, events: 0 };
-        }
-        counter.events = counter.events.saturating_add(1);
-        counter.events <= self.per_second
+        counter.allows(self.per_second, now)
     }
 }
 

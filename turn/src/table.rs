@@ -178,8 +178,8 @@ mod tests {
         let (client, source) = (Client::Udp { socket: 0, addr }, Source::of(addr.ip()));
         let credential = CredentialName::new(1, index.into());
         let share = table.share(Network::of(addr.ip()), limiter);
-        let (expires, traffic) = (Seconds::between(start, start), [limiter(), limiter()]);
-        let mut allocation = Allocation::new(client, source, credential, 7.into(), expires, traffic, share);
+        let (now, traffic) = (Seconds::between(start, start), [limiter(), limiter()]);
+        let mut allocation = Allocation::new(client, source, credential, 7.into(), [now; 2], traffic, share);
         allocation.ports.v4 = Some(index);
         table.insert(allocation)
     }

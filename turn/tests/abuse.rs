@@ -334,7 +334,8 @@ fn class_18_a_client_that_allocates_again_and_again_is_limited_and_leaves_nothin
             world.handle(client, &allocate) != Sent::Nothing && world.handle(client, &refresh) != Sent::Nothing
         })
         .count();
-    assert!(answered <= 50, "{answered}");
+    // Each Allocate counts for the source, and each Refresh for its allocation.
+    assert!(answered <= 100, "{answered}");
     assert!(world.server.counters().dropped(DropReason::RequestRate) > 9000);
 }
 

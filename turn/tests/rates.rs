@@ -2,12 +2,15 @@
 
 mod support;
 
-use chappe_turn::{counters::DropReason, limits::Limits, server::RelayId};
-use stun_types::message::BINDING;
+use chappe_turn::{client::Client, counters::DropReason, limits::Limits, server::RelayId};
+use stun_types::{
+    attribute::AttributeWrite,
+    message::{BINDING, TransactionId},
+};
 use support::*;
 use turn_types::{
-    attribute::RequestedTransport,
-    message::{ALLOCATE, REFRESH},
+    attribute::{ChannelNumber, RequestedTransport, XorPeerAddress},
+    message::{ALLOCATE, CHANNEL_BIND, REFRESH},
 };
 
 #[test]
@@ -31,6 +34,20 @@ fn signed_forgeries_are_limited_before_their_nonce_is_verified() {
 }
 
 #[test]
+fn signed_forgeries_over_udp_leave_their_source_its_requests_over_a_stream() {
+    let mut world = World::new();
+    let user = world.user();
+    let forged = signed(ALLOCATE, &[&RequestedTransport::new(17)], &user, "AAAAAAAAAAAAAAAA");
+    (0..200).for_each(|_| drop(world.handle(udp(1), &forged)));
+    assert_eq!(world.server.counters().dropped(DropReason::RequestRate), 100);
+    let stream = stream(1);
+    let nonce = world.nonce(stream);
+    let allocate = signed(ALLOCATE, &[&RequestedTransport::new(17)], &user, &nonce);
+    let Sent::Answer(answer) = world.handle(stream, &allocate) else { panic!("no answer") };
+    assert!(relayed(&answer).is_some());
+}
+
+#[test]
 fn bad_signatures_with_a_valid_nonce_are_limited_before_they_are_verified() {
     let mut world = World::new();
     let (client, mut user, _) = allocated(&mut world);
@@ -42,6 +59,48 @@ fn bad_signatures_with_a_valid_nonce_are_limited_before_they_are_verified() {
         world.handle(client, &bad);
     }
     assert_eq!(world.server.counters().dropped(DropReason::RequestRate), 9900);
+}
+
+#[test]
+fn bad_requests_of_a_neighbour_leave_an_allocation_its_own() {
+    let mut world = World::new();
+    let (victim, user, _) = allocated(&mut world);
+    let nonce = world.nonce(victim);
+    let (attacker, other) = (udp(1), udp(2));
+    let [mut bad, allocate] = [attacker, other].map(|client| {
+        let (user, nonce) = (world.user(), world.nonce(client));
+        (user, nonce)
+    });
+    bad.0.password.push('x');
+    world.pass(1);
+    let dropped = |world: &World| world.server.counters().dropped(DropReason::RequestRate);
+    let request = signed(REFRESH, &[], &bad.0, &bad.1);
+    (0..1000).for_each(|_| drop(world.handle(attacker, &request)));
+    assert!(dropped(&world) >= 900, "the attacker is limited");
+    let id = TransactionId::generate();
+    let channel: [&dyn AttributeWrite; 2] = [&ChannelNumber::new(0x4000), &XorPeerAddress::new(peer(1), id)];
+    for request in [signed(REFRESH, &[], &user, &nonce), signed_as(id, CHANNEL_BIND, &channel, &user, &nonce)] {
+        let Sent::Answer(answer) = world.handle(victim, &request) else { panic!("no answer") };
+        assert_eq!(code(&answer), 0);
+    }
+    // Without an allocation, a client shares the rate of its address.
+    let allocate = signed(ALLOCATE, &[&RequestedTransport::new(17)], &allocate.0, &allocate.1);
+    assert_eq!(world.handle(other, &allocate), Sent::Nothing);
+    world.pass(1);
+    assert!(matches!(world.handle(other, &allocate), Sent::Answer(_)));
+}
+
+#[test]
+fn requests_with_an_old_nonce_are_limited() {
+    let mut world = World::new();
+    let (client, user, _) = allocated(&mut world);
+    let nonce = world.nonce(client);
+    world.pass(400);
+    assert_eq!(world.refresh(client, &user, 600), 0);
+    world.pass(300);
+    let old = signed(REFRESH, &[], &user, &nonce);
+    let answered = (0..1000).filter(|_| world.handle(client, &old) != Sent::Nothing).count();
+    assert_eq!((answered, world.server.counters().dropped(DropReason::RequestRate)), (100, 900));
 }
 
 #[test]
@@ -101,6 +160,26 @@ fn a_flood_of_one_kind_in_a_clients_name_leaves_it_the_answers_of_the_other_kind
         assert_eq!(answered, 10);
         assert!(matches!(world.handle(udp(2), other), Sent::Answer(_)));
         world.pass(1);
+    }
+}
+
+#[test]
+fn the_streams_of_a_source_get_a_hundred_answers_a_second_and_its_datagrams_have_their_own() {
+    let binding = plain(BINDING, &[]);
+    let allocate = plain(ALLOCATE, &[&RequestedTransport::new(17)]);
+    let count = |world: &mut World, client: fn(u16) -> Client, request: &[u8]| {
+        (0..200).filter(|index| world.handle(client(*index), request) != Sent::Nothing).count()
+    };
+    let streams = |index: u16| stream((index % 50).into());
+    let datagrams = |index: u16| udp(1 + index);
+    for request in [&binding, &allocate] {
+        let mut world = World::new();
+        assert_eq!(count(&mut world, streams, request), 100);
+        assert_eq!(world.server.counters().dropped(DropReason::AnswerRate), 100);
+        assert_eq!(count(&mut world, datagrams, request), 10, "streams use up nothing of theirs");
+        world.pass(1);
+        assert_eq!(count(&mut world, datagrams, request), 10);
+        assert_eq!(count(&mut world, streams, request), 100, "nor they of the streams'");
     }
 }
 

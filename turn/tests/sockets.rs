@@ -311,6 +311,41 @@ fn class_31_a_connection_with_many_short_packets_leaves_others_their_turn() {
 }
 
 #[test]
+fn class_31_many_connections_with_many_short_packets_share_one_turn() {
+    const CONNECTIONS: usize = 50;
+    const PACKETS: usize = 200;
+    let (relay, addr) = start();
+    let peer = UdpSocket::bind("127.0.0.2:0").expect("a socket");
+    peer.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    let peer_addr = peer.local_addr().expect("an address");
+    let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| tcp(&relay)).collect();
+    for (stream, _) in &mut streams {
+        let (user, nonce, _) = allocate(stream);
+        bind(stream, (&user, &nonce), 0x4000, peer_addr);
+    }
+    let mut other = udp(addr);
+    let (user, nonce, relayed) = allocate(&mut other);
+    bind(&mut other, (&user, &nonce), 0x4000, peer_addr);
+    bind(&mut other, (&user, &nonce), 0x4001, relayed);
+    let busy = keep_busy(&relay);
+    for (stream, _) in &mut streams {
+        stream.write_all(&channel_data(0x4000, b"many").repeat(PACKETS)).expect("it is written");
+    }
+    other.send(&channel_data(0x4000, b"one")).expect("it is sent");
+    drop(busy);
+    // Before it come those of one turn: one of each connection. The peer's buffer takes more than that.
+    let mut received = [0; 100];
+    let is_one = |_: &usize| peer.recv(&mut received).expect("a packet") == b"one".len();
+    let before = (0..).find(is_one).expect("endless");
+    assert!(before <= 64, "{before}");
+    // Other clients get their packets, and so does each connection.
+    let mine = channel_data(0x4001, b"mine");
+    (0..100).for_each(|_| assert_eq!(other.request(&mine), mine));
+    let all = (CONNECTIONS * PACKETS + 1 + 100) as u64;
+    eventually(&relay, "all are relayed", |snapshot| snapshot.counters.packets == all);
+}
+
+#[test]
 fn a_busy_relay_blocks_no_caller_and_refuses_connections_beyond_its_queue() {
     const QUEUE: u64 = 256;
     let (relay, _) = start();

@@ -46,7 +46,8 @@ const PEER_PACKETS: usize = 64;
 /// Bytes read from a connection with one call.
 const STREAM_READ: usize = 16 << 10;
 
-/// Packets of one connection that are handled in one turn, before the other sockets are served.
+/// Packets of all connections that are handled in one turn, before the other sockets are served. With more connections than
+/// this in a turn, each still gets one packet.
 const STREAM_PACKETS: usize = 64;
 
 pub(super) struct EventLoop {
@@ -110,6 +111,10 @@ impl EventLoop {
             now.monotonic = Instant::now();
             self.turn = self.turn.wrapping_add(1);
             let burst = PEER_PACKETS / count.max(1);
+            let ready = self.egress.streams.take_ready(STREAM_PACKETS);
+            let is_stream = |event: &&EpollEvent| matches!(Token::decode(event.data()), Some(Token::Stream(_)));
+            let streams = ready.len() + events[..count].iter().filter(is_stream).count();
+            let packets = (STREAM_PACKETS / streams.max(1)).max(1);
             let mut is_tick = false;
             for event in &events[..count] {
                 match Token::decode(event.data()) {
@@ -117,12 +122,12 @@ impl EventLoop {
                     Some(Token::Timer) => is_tick = true,
                     Some(Token::Listener(index)) => self.receive_from_clients(index, now),
                     Some(Token::Relay(relay)) => self.receive_from_peer(relay, burst.max(1), now),
-                    Some(Token::Stream(id)) => self.handle_stream(id, event.events(), now),
+                    Some(Token::Stream(id)) => self.handle_stream(id, event.events(), packets, now),
                     None => {}
                 }
             }
-            for id in self.egress.streams.take_ready() {
-                if self.read_stream(id, now).is_err() {
+            for id in ready {
+                if self.read_stream(id, packets, now).is_err() {
                     self.close_stream(id);
                 }
             }
@@ -195,28 +200,30 @@ impl EventLoop {
         }
     }
 
-    fn handle_stream(&mut self, id: u32, ready: EpollFlags, now: Now) {
+    fn handle_stream(&mut self, id: u32, ready: EpollFlags, packets: usize, now: Now) {
         if ready.contains(EpollFlags::EPOLLOUT)
             && let Some(ended) = self.egress.streams.flush_one(id, &self.epoll, now.monotonic)
         {
             self.end_client(ended);
             return;
         }
+        // A connection with packets of an earlier turn waits for its turn among the ready ones.
         if ready.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR)
-            && self.read_stream(id, now).is_err()
+            && self.egress.streams.get_mut(id).is_some_and(|stream| !stream.is_ready)
+            && self.read_stream(id, packets, now).is_err()
         {
             self.close_stream(id);
         }
     }
 
-    /// Receives from a connection, and handles up to [`STREAM_PACKETS`] packets.
-    fn read_stream(&mut self, id: u32, now: Now) -> Result<(), Ended> {
+    /// Receives from a connection, and handles up to `packets` packets.
+    fn read_stream(&mut self, id: u32, mut packets: usize, now: Now) -> Result<(), Ended> {
         let Some(stream) = self.egress.streams.get_mut(id) else { return Ok(()) };
+        stream.is_ready = false;
         // Packets that are left from the last turn are handled before more bytes are received.
         if !stream.has_rest {
             stream.receive_tls()?;
         }
-        let mut packets = STREAM_PACKETS;
         while let Some(stream) = self.egress.streams.get_mut(id) {
             let kept = stream.partial.len();
             self.stream_buffer[HEADROOM..HEADROOM + kept].copy_from_slice(&stream.partial);
@@ -277,8 +284,10 @@ impl EventLoop {
             // The acceptor has read the first packet, or a part of it, and a TLS session may hold decrypted bytes. The
             // socket does not become readable for these bytes.
             stream.has_rest = true;
-            if stream.partial.len() > MAX_PACKET + STREAM_READ || self.read_stream(id, now).is_err() {
+            if stream.partial.len() > MAX_PACKET + STREAM_READ {
                 self.close_stream(id);
+            } else {
+                self.egress.streams.set_ready(id);
             }
         }
     }

@@ -30,6 +30,8 @@ pub(super) struct Stream {
     pub(super) partial: Vec<u8>,
     /// Whether there may be complete packets that were received in an earlier turn.
     pub(super) has_rest: bool,
+    /// Whether it is in the list of connections with packets for the next turns.
+    pub(super) is_ready: bool,
     /// Bytes to send, from `sent` on. The first packet may be partly sent, the others are complete.
     output: Vec<u8>,
     sent: usize,
@@ -62,6 +64,7 @@ impl Stream {
             tls,
             partial: received,
             has_rest: false,
+            is_ready: false,
             queued: 0,
             output: Vec::new(),
             sent: 0,

@@ -1,6 +1,9 @@
 //! All TCP and TLS connections of clients.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Instant,
+};
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
@@ -20,8 +23,8 @@ pub(super) struct Streams {
     next_id: u32,
     /// Connections with packets to send. One connection may be in the list several times.
     dirty: Vec<u32>,
-    /// Connections with received packets that are not handled yet.
-    ready: Vec<u32>,
+    /// Connections with received packets that are not handled yet, each once.
+    ready: VecDeque<u32>,
 }
 
 impl Streams {
@@ -53,21 +56,24 @@ impl Streams {
         self.by_id.get_mut(&id)
     }
 
-    /// Records that a connection has packets for the next turn.
+    /// Records that a connection has packets for the next turns.
     pub(super) fn set_ready(&mut self, id: u32) {
-        if !self.ready.contains(&id) {
-            self.ready.push(id);
+        if let Some(stream) = self.by_id.get_mut(&id)
+            && !stream.is_ready
+        {
+            stream.is_ready = true;
+            self.ready.push_back(id);
         }
     }
 
     /// Whether a connection has packets for the next turn.
-    pub(super) const fn has_ready(&self) -> bool {
+    pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Takes the connections that have packets for this turn.
-    pub(super) fn take_ready(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.ready)
+    /// Takes up to `most` connections that have packets, those that wait longest first.
+    pub(super) fn take_ready(&mut self, most: usize) -> Vec<u32> {
+        self.ready.drain(..most.min(self.ready.len())).collect()
     }
 
     /// Closes a connection. Returns its client.

@@ -82,7 +82,8 @@ impl Server {
         let expires = seconds.plus(lifetime);
         let transaction = message.transaction_id();
         let share = self.table.share(Network::of(client.addr().ip()), || self.total.share());
-        let mut allocation = Allocation::new(client, source, user.credential, transaction, expires, traffic, share);
+        let times = [seconds, expires];
+        let mut allocation = Allocation::new(client, source, user.credential, transaction, times, traffic, share);
         (allocation.ports, allocation.missing) = (ports, missing);
         let id = self.table.insert(allocation);
         let generation = self.table.generation(id).expect("just inserted");

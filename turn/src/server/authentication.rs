@@ -9,7 +9,7 @@ use stun_types::{
 };
 use turn_types::message::ALLOCATE;
 
-use super::{Kind, Server};
+use super::{Kind, REQUESTS_PER_SECOND, Server};
 use crate::{
     client::Client,
     credentials::{CredentialName, GRACE, REALM},
@@ -44,11 +44,12 @@ pub(super) enum Unauthenticated {
 impl Server {
     /// Verifies the signature of a request.
     ///
-    /// A client with an old nonce gets a 438 without a rate limit: it has received the nonce at its address, so the address
-    /// is not forged. With a limit, forged packets could keep the client from refreshing its allocation.
+    /// A client with an old nonce gets a 438 without the rate limit of challenges: it has received the nonce at its address,
+    /// so the address is not forged. With that limit, forged packets could keep the client from refreshing its allocation.
     ///
-    /// Rates are checked before the MACs that they limit: without an allocation, before the nonce's; with a valid nonce,
-    /// which nobody else has, before the signature's.
+    /// Rates are checked before the MACs that they limit: over UDP without an allocation, before the nonce's; with a nonce
+    /// of the client, which nobody else has, before the signature's. Clients with an allocation have a rate each, so others
+    /// at their address can't keep them from refreshing it.
     pub(super) fn authenticate(
         &mut self,
         client: Client,
@@ -64,14 +65,25 @@ impl Server {
             return self.refuse(message, ErrorCode::BAD_REQUEST, client, now);
         };
         let (source, seconds) = (Source::of(client.addr().ip()), self.seconds(now));
-        if self.table.find(&client).is_none() && !self.unproven.allows(source, seconds) {
+        // The source of a stream is not forged: forged datagrams must not use up its requests.
+        let allocation = self.table.find(&client);
+        let may_be_forged = !client.is_stream() && allocation.is_none();
+        if may_be_forged && !self.unproven.allows(source, seconds) {
             return Err(Unauthenticated::TooManySigned);
         }
-        match self.nonces.check(nonce.nonce(), &client, now) {
-            NonceState::Valid if self.requests.allows(source, seconds) => {}
-            NonceState::Valid => return Err(Unauthenticated::TooManySigned),
-            NonceState::Old => return Err(self.challenge(message, ErrorCode::STALE_NONCE, client, now)),
-            NonceState::Foreign => return self.refuse(message, ErrorCode::STALE_NONCE, client, now),
+        let state = self.nonces.check(nonce.nonce(), &client, now);
+        if state == NonceState::Foreign {
+            return self.refuse(message, ErrorCode::STALE_NONCE, client, now);
+        }
+        let is_allowed = match allocation.and_then(|id| self.table.get_mut(id)) {
+            Some(allocation) => allocation.requests.allows(REQUESTS_PER_SECOND, seconds),
+            None => self.requests.allows(source, seconds),
+        };
+        if !is_allowed {
+            return Err(Unauthenticated::TooManySigned);
+        }
+        if state == NonceState::Old {
+            return Err(self.challenge(message, ErrorCode::STALE_NONCE, client, now));
         }
         let user = || {
             let credential = CredentialName::parse(username.username())?;
@@ -90,7 +102,7 @@ impl Server {
         }
     }
 
-    /// Refuses a request of a source that may be forged, unless the source has used up its challenges of this second.
+    /// Refuses a request without a nonce of its client, unless the source has used up its challenges of this second.
     fn refuse<T>(&mut self, message: &Message<'_>, code: u16, client: Client, now: Now) -> Result<T, Unauthenticated> {
         if !self.may_answer(client, Kind::Challenge, now) {
             return Err(Unauthenticated::TooMany);

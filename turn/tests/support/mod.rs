@@ -271,6 +271,11 @@ pub(crate) fn udp_of(ip: impl Into<IpAddr>, port: u16) -> Client {
     Client::Udp { socket: 0, addr: SocketAddr::new(ip.into(), port) }
 }
 
+/// A client over TCP, of the same address as the clients over UDP.
+pub(crate) fn stream(id: u32) -> Client {
+    Client::Stream { id, addr: SocketAddr::from(([88, 1, 2, 3], 5000)) }
+}
+
 /// A peer on the internet.
 pub(crate) fn peer(port: u16) -> SocketAddr {
     SocketAddr::from(([8, 8, 4, 4], port))
