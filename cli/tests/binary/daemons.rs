@@ -376,6 +376,13 @@ fn a_ticket_names_its_node_and_is_written_to_the_config() {
     assert!(texts(&invited).0.contains("federation.issuers"), "{:?}", texts(&invited));
 }
 
+/// The number of contacts that are stored in a profile.
+fn contacts(profile: &Path) -> usize {
+    let text = fs::read_to_string(profile.join("profile.json")).expect("the profile");
+    let profile: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    profile["contacts"].as_array().expect("a list").len()
+}
+
 #[test]
 fn one_process_at_a_time_uses_a_profile_and_codes_are_hidden_from_other_users() {
     let federation = Federation::start(1);
@@ -409,15 +416,18 @@ fn one_process_at_a_time_uses_a_profile_and_codes_are_hidden_from_other_users() 
         &["listen", "--profile", arg(&ben)][..],
         &["call", "--profile", arg(&ben), "Ada"],
         &["pair", "--profile", arg(&ben), "--system-resolver"],
+        &["pair", "--profile", arg(&ben), "--forget", "Ada"],
         &["discover", "--profile", arg(&ben)],
         &["doctor", "--profile", arg(&ben)],
     ] {
         let refused = finished(command);
-        let told = texts(&refused).1;
+        let (printed, told) = texts(&refused);
         assert_eq!(refused.status.code(), Some(1), "{command:?}: {told}");
+        assert_eq!(printed, "", "{command:?}");
         assert!(told.contains(&format!("another process uses the profile {} (process {id})", ben.display())), "{told}");
     }
     assert_eq!(fs::read(ben.join("network.json")).expect("the network"), before);
+    assert_eq!(contacts(&ben), 1);
     // A killed process releases the profile too.
     listening.signal("KILL");
     assert!(!listening.finish().status.success());
@@ -445,6 +455,41 @@ fn one_process_at_a_time_uses_a_profile_and_codes_are_hidden_from_other_users() 
     let refused = texts(&finished(&[&node[..], &["--set", "federation.listen=127.0.0.1:0"]].concat())).1;
     assert!(refused.contains("it is a symbolic link"), "{refused}");
     assert_eq!(fs::read_to_string(&target).expect("a file"), "mine", "the node does not empty it");
+}
+
+#[test]
+fn a_contact_is_removed_without_a_network() {
+    let mut federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let (ada, ben) = (federation.dir.path().join("ada"), federation.dir.path().join("ben"));
+    let network = federation.network();
+    let profile = ["--json", "pair", "--name", "Ada", "--profile", arg(&ada)];
+    let mut showing = Running::start(&mut chappe(&[&profile[..], &network].concat()));
+    let code = showing.event("code")["code"].as_str().expect("a code").to_owned();
+    let profile = ["--json", "pair", "--name", "Ben", "--profile", arg(&ben), &code];
+    let mut typing = Running::start(&mut chappe(&[&profile[..], &network].concat()));
+    showing.event("paired");
+    typing.event("paired");
+    assert!(showing.finish().status.success() && typing.finish().status.success());
+    federation.nodes.clear();
+    drop(federation.registry.take());
+
+    assert_eq!((contacts(&ada), contacts(&ben)), (1, 1));
+    // No network settings: the pairing that would follow fails, but the contact is removed.
+    fs::remove_file(ada.join("network.json")).expect("the network");
+    let unknown = finished(&["pair", "--profile", arg(&ada), "--forget", "Carl"]);
+    assert!(texts(&unknown).1.contains("no contact is called `Carl`"), "{:?}", texts(&unknown));
+    assert_eq!(contacts(&ada), 1);
+    let alone = finished(&["pair", "--profile", arg(&ada), "--forget", "Ben"]);
+    assert_eq!((alone.status.code(), texts(&alone).0.as_str()), (Some(1), "removed Ben\n"), "{:?}", texts(&alone));
+    assert_eq!(contacts(&ada), 0);
+    // Neither the stored registry nor a given node is reachable. Nothing listens on port 9 of loopback.
+    let searching = ["pair", "--profile", arg(&ben), "--forget", "Ada", "--node", "ws://127.0.0.1:9"];
+    let searching = Running::start(&mut chappe(&searching));
+    assert_eq!(searching.line().as_deref(), Some("removed Ada"));
+    assert_eq!(contacts(&ben), 0);
+    searching.signal("KILL");
+    searching.finish();
 }
 
 #[test]
