@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    process::Command,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -98,6 +99,40 @@ fn a_link_is_all_that_a_new_profile_needs_to_pair_and_be_called() {
     let calling = finished(&["--json", "call", "--profile", arg(&ada), "Ben", "--seconds", "1"]);
     assert!(calling.status.success(), "{:?}", texts(&calling));
     assert!(listening.finish().status.success());
+}
+
+#[test]
+fn publish_writes_to_a_file_that_is_mounted_by_itself() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let folder = federation.dir.path();
+    let config = folder.join("registry/bootstrap.toml");
+    let (source, web) = (folder.join("source.txt"), folder.join("web"));
+    let mounted = web.join("served.txt");
+    fs::create_dir(&web).expect("a folder");
+    fs::write(&mounted, "").expect("a file");
+    let args = ["bootstrap", "publish", "--registry", &federation.url, "--config", arg(&config), "--format", "txt"];
+    let publish = chappe(&[&args[..], &["--output", arg(&mounted)]].concat());
+    // As in a container: in a folder that can be written, and in one that cannot.
+    for folder in ["true", "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\""] {
+        let script = format!("{folder} && mount --bind \"$0\" \"$1/served.txt\" && shift && exec \"$@\"");
+        let inside = |command: &Command| {
+            let mut shell = Command::new("unshare");
+            shell.args(["-rm", "sh", "-c", &script, arg(&source), arg(&web)]);
+            shell.arg(command.get_program()).args(command.get_args());
+            shell.output().expect("unshare (util-linux) is there")
+        };
+        fs::write(&source, "the old directory").expect("a file");
+        if !inside(&Command::new("true")).status.success() {
+            println!("skipped: this system lets nobody make a mount namespace (unshare -rm)");
+            return;
+        }
+        let output = inside(&publish);
+        assert!(output.status.success(), "{:?}", texts(&output));
+        let text = fs::read_to_string(&source).expect("the mounted file");
+        assert!(text.starts_with("chappe1=") && text.lines().count() == 1, "{text}");
+        assert_eq!(fs::read_to_string(&mounted).expect("the file below the mount"), "");
+    }
 }
 
 #[test]
@@ -245,7 +280,7 @@ fn publish_keeps_a_link_and_writes_straight_into_a_pipe() {
     assert!(fs::read_to_string(&served).expect("the target").starts_with("chappe1="));
 
     let pipe = folder.join("pipe");
-    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
     assert!(made.success());
     let reader = std::thread::spawn({
         let pipe = pipe.clone();
