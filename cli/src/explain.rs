@@ -217,7 +217,7 @@ pub(crate) fn ice_servers(error: &IceServersError) -> Explanation {
         IceServersError::Connection(_) | IceServersError::NoReply => {
             explain("the node or the network has failed", "try again; other nodes are not affected")
         }
-        IceServersError::Refused(_) => explain(
+        IceServersError::Refused(_) | IceServersError::RefusedOtherwise => explain(
             "the node gives no credentials now: it is busy, or too many were requested",
             "try again in a minute",
         ),

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_client::IceServer;
 use chappe_common::{
+    client::ErrorCode,
     keys::SecretKey,
     lease::{AccessToken, Inbox, Lease, prove_attach},
     signed::Signed,
@@ -35,7 +36,11 @@ pub(crate) enum IceServersError {
     NoReply,
     /// The node has refused the request, with the code of the client protocol.
     #[error("the node refused to name its relay ({0})")]
-    Refused(String),
+    Refused(ErrorCode),
+    /// The node has refused the request without one of these codes. The text in its place is not kept, because it may
+    /// look like output of this program.
+    #[error("the node refused to name its relay, with an unknown code")]
+    RefusedOtherwise,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +56,7 @@ struct IceServers {
 pub(crate) async fn request(connection: &mut Connection) -> Result<Vec<IceServer>, IceServersError> {
     match servers(connection).await {
         // A relay with passwords is only for clients that can be called.
-        Err(IceServersError::Refused(code)) if code == "not_registered" => {
+        Err(IceServersError::Refused(ErrorCode::NotRegistered)) => {
             attach(connection).await?;
             servers(connection).await
         }
@@ -85,10 +90,15 @@ async fn attach(connection: &mut Connection) -> Result<(), IceServersError> {
         "proof": URL_SAFE_NO_PAD.encode(proof),
     });
     let reply = ask(connection, json!({"type": "attach", "id": "attach", "inboxes": [inbox]})).await?;
-    match reply["rejected"][0]["code"].as_str() {
-        None => Ok(()),
-        Some(code) => Err(IceServersError::Refused(code.to_owned())),
+    match &reply["rejected"][0]["code"] {
+        Value::Null => Ok(()),
+        code => Err(refusal(code)),
     }
+}
+
+/// The error of a refusal with this code.
+fn refusal(code: &Value) -> IceServersError {
+    ErrorCode::deserialize(code).map_or(IceServersError::RefusedOtherwise, IceServersError::Refused)
 }
 
 /// Sends a request, and waits for its reply.
@@ -102,7 +112,7 @@ async fn ask(connection: &mut Connection, request: Value) -> Result<Value, IceSe
                 continue;
             }
             return match reply["type"].as_str() {
-                Some("error") => Err(IceServersError::Refused(reply["code"].as_str().unwrap_or("no code").to_owned())),
+                Some("error") => Err(refusal(&reply["code"])),
                 _ => Ok(reply),
             };
         }

@@ -143,13 +143,14 @@ pub(crate) struct NetworkConfig {
 }
 
 impl ProfileArgs {
-    /// Removes a contact from the profile.
+    /// Removes a contact from the profile, unless another process uses it: that process would keep the contact in memory.
     pub(crate) fn forget(&self, name: &str) -> Result<()> {
         let unknown = || anyhow!("no contact is called `{name}`");
         if !self.profile.exists() {
             return Err(unknown());
         }
         let mut profile = Profile::open_or_create(&self.profile, &self.name)?;
+        profile.hold()?;
         let contact = profile.contact_named(name).ok_or_else(unknown)?.id();
         Ok(profile.remove_contact(contact)?)
     }

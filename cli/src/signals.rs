@@ -1,9 +1,12 @@
 //! The signals of a long-running command: which ones stop it, and which are ignored.
 //!
 //! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP stops a client or `up`, because its terminal was closed. On
-//! SIGHUP a node reads its configuration again; a registry ignores it. Daemons ignore the remaining signals: their default
-//! action would end the process without a shutdown. A write beyond the file size limit (SIGXFSZ) then fails with an error.
-//! Rust's runtime ignores SIGPIPE.
+//! SIGHUP a node reads its configuration again; a registry ignores it. Daemons also ignore the other signals whose default
+//! action would end the process without a shutdown, among them the real-time signals. A write beyond the file size limit
+//! (SIGXFSZ) then fails with an error. Rust's runtime ignores SIGPIPE.
+//!
+//! SIGKILL cannot be handled. The signals of faults (SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP) end the
+//! process because its state may be damaged. The C library reserves the signals from 32 to below SIGRTMIN for its threads.
 
 use std::future::pending;
 
@@ -16,7 +19,7 @@ use tokio::{
 };
 
 const STOPPING: [Number; 4] = [Number::TERM, Number::INT, Number::QUIT, Number::XCPU];
-const IGNORED: [(Number, &str); 8] = [
+const IGNORED: [(Number, &str); 9] = [
     (Number::USR1, "SIGUSR1"),
     (Number::USR2, "SIGUSR2"),
     (Number::ALARM, "SIGALRM"),
@@ -25,6 +28,7 @@ const IGNORED: [(Number, &str); 8] = [
     (Number::IO, "SIGIO"),
     (Number::POWER, "SIGPWR"),
     (Number::XFSZ, "SIGXFSZ"),
+    (Number::STKFLT, "SIGSTKFLT"),
 ];
 
 /// What a signal asks a daemon for.
@@ -50,7 +54,7 @@ impl Signals {
         let mut signals = Self::for_reloading_daemon()?;
         if let Some(hangup) = signals.reload.take() {
             let text = "SIGHUP: the configuration is only read at start; restart to apply changes";
-            signals.ignoring.spawn(ignore(hangup, text));
+            signals.ignoring.spawn(ignore(hangup, text.to_owned()));
         }
         Ok(signals)
     }
@@ -58,8 +62,11 @@ impl Signals {
     /// The signals of a daemon that reads its configuration again on SIGHUP.
     pub(crate) fn for_reloading_daemon() -> Result<Self> {
         let mut ignoring = JoinSet::new();
-        for (number, text) in IGNORED {
-            ignoring.spawn(ignore(listen_for(number)?, text));
+        let named = IGNORED.into_iter().map(|(number, text)| (number.as_raw(), text.to_owned()));
+        let first = libc::SIGRTMIN();
+        let real_time = (first..=libc::SIGRTMAX()).map(|number| (number, format!("SIGRTMIN+{}", number - first)));
+        for (number, text) in named.chain(real_time) {
+            ignoring.spawn(ignore(listen_for_raw(number)?, text));
         }
         let stopping = STOPPING.into_iter().map(listen_for).collect::<Result<_>>()?;
         Ok(Self { stopping, reload: Some(listen_for(Number::HUP)?), ignoring })
@@ -93,10 +100,14 @@ impl Signals {
 }
 
 fn listen_for(number: Number) -> Result<Signal> {
-    signal(SignalKind::from_raw(number.as_raw())).context("cannot listen for signals")
+    listen_for_raw(number.as_raw())
 }
 
-async fn ignore(mut signal: Signal, text: &str) {
+fn listen_for_raw(number: i32) -> Result<Signal> {
+    signal(SignalKind::from_raw(number)).context("cannot listen for signals")
+}
+
+async fn ignore(mut signal: Signal, text: String) {
     while signal.recv().await.is_some() {
         tracing::warn!("ignored {text}");
     }

@@ -1,7 +1,8 @@
-//! Atomic replacement of files: readers see either the old or the new content, even after a crash.
+//! Atomic replacement of files: readers see either the old or the new content, even after a crash. The exceptions are public
+//! files with several hard links or with a mount of their own, which are written in place.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
+    fs::{self, File, Metadata, OpenOptions, Permissions},
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
@@ -21,17 +22,21 @@ pub enum SymlinkPolicy {
 pub enum Access {
     /// Only the owner can read it, whatever it was before.
     Owner,
-    /// As the replaced file, or readable by everybody if it is new.
+    /// As the replaced file, or readable by everybody if it is new. The content is public.
     AsBefore,
 }
 
 /// Replaces the content of the file at `path`. Writes and syncs a temporary file beside it, renames it, and syncs the
 /// folder, so that a power cut cannot leave an empty file.
 ///
-/// Pipes, devices and open descriptors (`/dev/stdout`, `/proc/self/fd/1`) are written to directly. Blocks on the disk.
+/// Pipes, devices and open descriptors (`/dev/stdout`, `/proc/self/fd/1`) are written to directly. With
+/// [`SymlinkPolicy::Follow`] and [`Access::AsBefore`] two kinds of files are written in place: one with another hard link,
+/// which would keep the old content, and one that is mounted by itself, which a rename cannot replace. A private file is
+/// never written in place, because another user may have it open. Blocks on the disk.
 ///
 /// # Errors
-/// The disk's, or `path` is a symbolic link that is rejected. The old content of a regular file is still there.
+/// The disk's, or `path` is a symbolic link that is rejected. The old content of a regular file is still there, unless it
+/// is written in place.
 pub fn replace(path: &Path, content: &[u8], symlinks: SymlinkPolicy, access: Access) -> io::Result<()> {
     let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
     if is_link && symlinks == SymlinkPolicy::Reject {
@@ -51,11 +56,29 @@ pub fn replace(path: &Path, content: &[u8], symlinks: SymlinkPolicy, access: Acc
         return file.flush();
     }
     let target = if is_link { target_of(path)? } else { path.to_owned() };
+    let may_overwrite = symlinks == SymlinkPolicy::Follow && access == Access::AsBefore && found.is_some();
+    if may_overwrite && found.as_ref().is_some_and(|found| found.nlink() > 1) {
+        return overwrite(&target, content);
+    }
+    match rename_over(&target, content, access, found.as_ref()) {
+        // The folder of a mounted file may be read-only.
+        Err(error)
+            if may_overwrite
+                && matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::ReadOnlyFilesystem) =>
+        {
+            overwrite(&target, content)
+        }
+        result => result,
+    }
+}
+
+/// Writes a temporary file, and renames it to `target`. `found` is the metadata of the replaced file.
+fn rename_over(target: &Path, content: &[u8], access: Access, found: Option<&Metadata>) -> io::Result<()> {
     let folder = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    let mode = match (access, &found) {
+    let mode = match (access, found) {
         (Access::Owner, _) => 0o600,
         (Access::AsBefore, Some(found)) => found.mode() & 0o777,
         (Access::AsBefore, None) => 0o644,
@@ -63,14 +86,23 @@ pub fn replace(path: &Path, content: &[u8], symlinks: SymlinkPolicy, access: Acc
     // Dropping the temporary file removes it if a later step fails.
     let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(&folder)?;
     file.write_all(content)?;
-    if let Some(found) = &found {
+    if let Some(found) = found {
         // Only root can change the owner. For others it is already correct, or cannot be kept.
         let _ = fchown(file.as_file(), Some(found.uid()), Some(found.gid()));
     }
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
-    file.persist(&target).map_err(|error| error.error)?;
+    file.persist(target).map_err(|error| error.error)?;
     File::open(&folder)?.sync_all()
+}
+
+/// Writes the content into the existing file.
+fn overwrite(target: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(target)?;
+    file.write_all(content)?;
+    // Truncated afterwards, so that no reader sees an empty file.
+    file.set_len(content.len() as u64)?;
+    file.sync_all()
 }
 
 /// Whether a path leads, perhaps by links, to an open descriptor of a process. A rename would not change what that
@@ -148,6 +180,27 @@ mod tests {
             (b"first".to_vec(), 0o644)
         );
         assert_eq!(fs::read_dir(&inner).expect("the folder").count(), 2, "no temporary file stays behind");
+    }
+
+    #[test]
+    fn a_public_file_has_the_new_content_under_its_other_name_and_a_private_one_does_not() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (one, other, link) = (folder.path().join("one"), folder.path().join("other"), folder.path().join("link"));
+        fs::write(&one, b"old and long").expect("a file");
+        fs::set_permissions(&one, Permissions::from_mode(0o640)).expect("the owner");
+        fs::hard_link(&one, &other).expect("a hard link");
+        symlink(&one, &link).expect("a link");
+        replace(&link, b"new", SymlinkPolicy::Follow, Access::AsBefore).expect("written");
+        for name in [&one, &other, &link] {
+            assert_eq!((fs::read(name).expect("a file"), mode(name)), (b"new".to_vec(), 0o640), "{name:?}");
+        }
+        for symlinks in [SymlinkPolicy::Follow, SymlinkPolicy::Reject] {
+            replace(&one, b"secret", symlinks, Access::Owner).expect("written");
+            assert_eq!((fs::read(&one).expect("a file"), mode(&one)), (b"secret".to_vec(), 0o600));
+            assert_eq!(fs::read(&other).expect("a file"), b"new");
+            fs::remove_file(&one).and_then(|()| fs::hard_link(&other, &one)).expect("a hard link");
+        }
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 3, "no temporary file stays behind");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use chappe_common::server_url::check_ice_url;
 use serde::Serialize;
 
 /// How a client reaches a relay.
@@ -23,7 +24,7 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A `turn:` or `turns:` URL.
+/// A `turn:` or `turns:` URL, with a host that is an IP address or a DNS name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RelayUrl {
     text: String,
@@ -62,6 +63,8 @@ impl FromStr for RelayUrl {
     type Err = ParseRelayUrlError;
 
     fn from_str(text: &str) -> Result<Self, ParseRelayUrlError> {
+        // A node sends the text, and it is printed: a host with line breaks could forge output of this program.
+        check_ice_url(text).map_err(|_| ParseRelayUrlError)?;
         let (scheme, rest) = text.split_once(':').ok_or(ParseRelayUrlError)?;
         let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
         // Without `transport`, `turn:` is UDP and `turns:` is TLS over TCP (RFC 7065, 3.2).
@@ -80,9 +83,6 @@ impl FromStr for RelayUrl {
             None if port.is_empty() => default,
             None => return Err(ParseRelayUrlError),
         };
-        if host.is_empty() {
-            return Err(ParseRelayUrlError);
-        }
         Ok(Self { text: text.to_owned(), host: host.to_owned(), port, transport })
     }
 }
@@ -103,7 +103,20 @@ mod tests {
             let url: RelayUrl = text.parse().expect("a URL");
             assert_eq!((url.host(), url.port(), url.transport()), (host, port, transport), "{text}");
         }
-        for text in ["stun:a:1", "turn:", "turn:a:b", "turn:[::1", "turn:[::1]x", "turns:a?transport=udp", "turn"] {
+        for text in [
+            "stun:a:1",
+            "turn:",
+            "turn:a:b",
+            "turn:a:0",
+            "turn:[::1",
+            "turn:[::1]x",
+            "turn:[a]",
+            "turn:a\nb",
+            "turn:a b",
+            "turn:a\u{2028}b",
+            "turns:a?transport=udp",
+            "turn",
+        ] {
             assert!(text.parse::<RelayUrl>().is_err(), "{text}");
         }
     }

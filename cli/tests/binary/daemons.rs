@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    process::Command,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -98,6 +99,40 @@ fn a_link_is_all_that_a_new_profile_needs_to_pair_and_be_called() {
     let calling = finished(&["--json", "call", "--profile", arg(&ada), "Ben", "--seconds", "1"]);
     assert!(calling.status.success(), "{:?}", texts(&calling));
     assert!(listening.finish().status.success());
+}
+
+#[test]
+fn publish_writes_to_a_file_that_is_mounted_by_itself() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let folder = federation.dir.path();
+    let config = folder.join("registry/bootstrap.toml");
+    let (source, web) = (folder.join("source.txt"), folder.join("web"));
+    let mounted = web.join("served.txt");
+    fs::create_dir(&web).expect("a folder");
+    fs::write(&mounted, "").expect("a file");
+    let args = ["bootstrap", "publish", "--registry", &federation.url, "--config", arg(&config), "--format", "txt"];
+    let publish = chappe(&[&args[..], &["--output", arg(&mounted)]].concat());
+    // As in a container: in a folder that can be written, and in one that cannot.
+    for folder in ["true", "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\""] {
+        let script = format!("{folder} && mount --bind \"$0\" \"$1/served.txt\" && shift && exec \"$@\"");
+        let inside = |command: &Command| {
+            let mut shell = Command::new("unshare");
+            shell.args(["-rm", "sh", "-c", &script, arg(&source), arg(&web)]);
+            shell.arg(command.get_program()).args(command.get_args());
+            shell.output().expect("unshare (util-linux) is there")
+        };
+        fs::write(&source, "the old directory").expect("a file");
+        if !inside(&Command::new("true")).status.success() {
+            println!("skipped: this system lets nobody make a mount namespace (unshare -rm)");
+            return;
+        }
+        let output = inside(&publish);
+        assert!(output.status.success(), "{:?}", texts(&output));
+        let text = fs::read_to_string(&source).expect("the mounted file");
+        assert!(text.starts_with("chappe1=") && text.lines().count() == 1, "{text}");
+        assert_eq!(fs::read_to_string(&mounted).expect("the file below the mount"), "");
+    }
 }
 
 #[test]
@@ -245,7 +280,7 @@ fn publish_keeps_a_link_and_writes_straight_into_a_pipe() {
     assert!(fs::read_to_string(&served).expect("the target").starts_with("chappe1="));
 
     let pipe = folder.join("pipe");
-    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there");
     assert!(made.success());
     let reader = std::thread::spawn({
         let pipe = pipe.clone();
@@ -376,6 +411,13 @@ fn a_ticket_names_its_node_and_is_written_to_the_config() {
     assert!(texts(&invited).0.contains("federation.issuers"), "{:?}", texts(&invited));
 }
 
+/// The number of contacts that are stored in a profile.
+fn contacts(profile: &Path) -> usize {
+    let text = fs::read_to_string(profile.join("profile.json")).expect("the profile");
+    let profile: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    profile["contacts"].as_array().expect("a list").len()
+}
+
 #[test]
 fn one_process_at_a_time_uses_a_profile_and_codes_are_hidden_from_other_users() {
     let federation = Federation::start(1);
@@ -409,15 +451,18 @@ fn one_process_at_a_time_uses_a_profile_and_codes_are_hidden_from_other_users() 
         &["listen", "--profile", arg(&ben)][..],
         &["call", "--profile", arg(&ben), "Ada"],
         &["pair", "--profile", arg(&ben), "--system-resolver"],
+        &["pair", "--profile", arg(&ben), "--forget", "Ada"],
         &["discover", "--profile", arg(&ben)],
         &["doctor", "--profile", arg(&ben)],
     ] {
         let refused = finished(command);
-        let told = texts(&refused).1;
+        let (printed, told) = texts(&refused);
         assert_eq!(refused.status.code(), Some(1), "{command:?}: {told}");
+        assert_eq!(printed, "", "{command:?}");
         assert!(told.contains(&format!("another process uses the profile {} (process {id})", ben.display())), "{told}");
     }
     assert_eq!(fs::read(ben.join("network.json")).expect("the network"), before);
+    assert_eq!(contacts(&ben), 1);
     // A killed process releases the profile too.
     listening.signal("KILL");
     assert!(!listening.finish().status.success());
@@ -445,6 +490,41 @@ fn one_process_at_a_time_uses_a_profile_and_codes_are_hidden_from_other_users() 
     let refused = texts(&finished(&[&node[..], &["--set", "federation.listen=127.0.0.1:0"]].concat())).1;
     assert!(refused.contains("it is a symbolic link"), "{refused}");
     assert_eq!(fs::read_to_string(&target).expect("a file"), "mine", "the node does not empty it");
+}
+
+#[test]
+fn a_contact_is_removed_without_a_network() {
+    let mut federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let (ada, ben) = (federation.dir.path().join("ada"), federation.dir.path().join("ben"));
+    let network = federation.network();
+    let profile = ["--json", "pair", "--name", "Ada", "--profile", arg(&ada)];
+    let mut showing = Running::start(&mut chappe(&[&profile[..], &network].concat()));
+    let code = showing.event("code")["code"].as_str().expect("a code").to_owned();
+    let profile = ["--json", "pair", "--name", "Ben", "--profile", arg(&ben), &code];
+    let mut typing = Running::start(&mut chappe(&[&profile[..], &network].concat()));
+    showing.event("paired");
+    typing.event("paired");
+    assert!(showing.finish().status.success() && typing.finish().status.success());
+    federation.nodes.clear();
+    drop(federation.registry.take());
+
+    assert_eq!((contacts(&ada), contacts(&ben)), (1, 1));
+    // No network settings: the pairing that would follow fails, but the contact is removed.
+    fs::remove_file(ada.join("network.json")).expect("the network");
+    let unknown = finished(&["pair", "--profile", arg(&ada), "--forget", "Carl"]);
+    assert!(texts(&unknown).1.contains("no contact is called `Carl`"), "{:?}", texts(&unknown));
+    assert_eq!(contacts(&ada), 1);
+    let alone = finished(&["pair", "--profile", arg(&ada), "--forget", "Ben"]);
+    assert_eq!((alone.status.code(), texts(&alone).0.as_str()), (Some(1), "removed Ben\n"), "{:?}", texts(&alone));
+    assert_eq!(contacts(&ada), 0);
+    // Neither the stored registry nor a given node is reachable. Nothing listens on port 9 of loopback.
+    let searching = ["pair", "--profile", arg(&ben), "--forget", "Ada", "--node", "ws://127.0.0.1:9"];
+    let searching = Running::start(&mut chappe(&searching));
+    assert_eq!(searching.line().as_deref(), Some("removed Ada"));
+    assert_eq!(contacts(&ben), 0);
+    searching.signal("KILL");
+    searching.finish();
 }
 
 #[test]

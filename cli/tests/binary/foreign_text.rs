@@ -30,6 +30,9 @@ enum Place {
     NoJson,
     HttpBody,
     HttpHeader,
+    RelayError,
+    RejectedInbox,
+    RelayUrl,
 }
 
 const PLACES: [Place; 10] = [
@@ -43,6 +46,13 @@ const PLACES: [Place; 10] = [
     Place::NoJson,
     Place::HttpBody,
     Place::HttpHeader,
+];
+
+/// The places that only `doctor` reads, at a node that has proved its key. With each, what `doctor` says there.
+const PLACES_OF_RELAY: [(Place, &str); 3] = [
+    (Place::RelayError, "the node refused to name its relay"),
+    (Place::RejectedInbox, "the node refused to name its relay"),
+    (Place::RelayUrl, "the node offers no relay for media"),
 ];
 
 fn key() -> SecretKey {
@@ -100,6 +110,8 @@ fn answer(mut stream: TcpStream, place: Place, url: &str, text: &str) {
         }
         let answer = if matches!(place, Place::ErrorMessage) {
             json!({"type": "error", "code": text, "message": text, "id": request["id"]})
+        } else if let Some(answer) = answer_of_relay(&request, place, text) {
+            answer
         } else {
             let challenge = URL_SAFE_NO_PAD.decode(request["challenge"].as_str().unwrap_or_default());
             let Some(challenge) = challenge.ok().and_then(|bytes| bytes.try_into().ok()) else { return };
@@ -111,8 +123,24 @@ fn answer(mut stream: TcpStream, place: Place, url: &str, text: &str) {
     }
 }
 
-/// Fails if the outputs contain unprintable characters, or a line that the server has forged.
-fn check(args: &[&str]) {
+/// The answer to a request of the servers for media, or to the attaching of an inbox for it.
+fn answer_of_relay(request: &Value, place: Place, text: &str) -> Option<Value> {
+    let mut answer = match (request["type"].as_str()?, place) {
+        ("get_ice_servers", Place::RelayError) => json!({"type": "error", "code": text, "message": text}),
+        ("get_ice_servers", Place::RejectedInbox) => json!({"type": "error", "code": "not_registered"}),
+        ("attach", Place::RejectedInbox) => json!({"type": "attached", "rejected": [{"index": 0, "code": text}]}),
+        ("get_ice_servers", Place::RelayUrl) => {
+            let server = json!({"urls": [format!("turn:x{text}")], "username": "u", "credential": "c"});
+            json!({"type": "ice_servers", "iceServers": [server]})
+        }
+        _ => return None,
+    };
+    answer["id"] = request["id"].clone();
+    Some(answer)
+}
+
+/// Fails if the outputs contain unprintable characters, or a line that the server has forged. Returns standard output.
+fn check(args: &[&str]) -> String {
     let (stdout, stderr) = texts(&finished(args));
     for output in [&stdout, &stderr] {
         for line in output.lines() {
@@ -121,6 +149,7 @@ fn check(args: &[&str]) {
         }
         assert!(!output.contains('\r'));
     }
+    stdout
 }
 
 fn show_everywhere(text: &str) {
@@ -139,6 +168,13 @@ fn show_everywhere(text: &str) {
         check(&["doctor", "--node", &node]);
         if !matches!(place, Place::Region) {
             check(&["pair", "--profile", arg(&profile), "AAAAAA-AAAA", "--node", &node]);
+        }
+    }
+    for (place, reached) in PLACES_OF_RELAY {
+        let node = format!("ws://{}#{}", serve(place, text.to_owned()), key().node_id());
+        for form in [&["doctor"][..], &["--json", "doctor"]] {
+            let told = check(&[form, &["--node", &node]].concat());
+            assert!(told.contains(reached), "{place:?} is not reached: {told}");
         }
     }
 }

@@ -142,7 +142,9 @@ fn other_signals_are_logged_and_do_not_end_a_daemon_and_three_signals_drain() {
         let federation = Federation::start(0);
         let node = Listening::start(&mut federation.node(0));
         let registry = federation.registry.as_ref().expect("it runs");
-        for name in ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "XFSZ"] {
+        let names = ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "XFSZ", "STKFLT"];
+        // Real-time signals; not each `kill` knows their names.
+        for name in names.into_iter().chain(["35", "40", "64"]) {
             node.process.signal(name);
             registry.signal(name);
         }
@@ -152,7 +154,9 @@ fn other_signals_are_logged_and_do_not_end_a_daemon_and_three_signals_drain() {
         let output = node.process.finish();
         assert!(output.status.success());
         let log = texts(&output).1;
-        assert!(log.contains("ignored SIGUSR1") && log.contains("reloaded the configuration"), "{log}");
+        assert!(log.contains("reloaded the configuration"), "{log}");
+        assert!(log.contains("ignored SIGUSR1") && log.contains("ignored SIGSTKFLT"), "{log}");
+        assert_eq!(log.matches("ignored SIGRTMIN+").count(), 3, "{log}");
         assert!(!log.contains("ERROR"), "stopping is no failure: {log}");
         registry.signal(stop);
         let mut federation = federation;

@@ -221,8 +221,8 @@ fn content(args: &PublishArgs, publication: &Publication, bundle: &DirectoryBund
     })
 }
 
-/// Replaces the file atomically, because a web server may read it at any time. It is public, so other users may read
-/// it.
+/// Replaces the file, atomically if possible, because a web server may read it at any time. It is public, so other users
+/// may read it.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replaced_file::replace(path, bytes, SymlinkPolicy::Follow, Access::AsBefore)
 }
