@@ -13,8 +13,9 @@ use crate::{own_cargo, root};
 
 /// The oldest major version of Node that `web/` supports: `engines` of its `package.json`.
 const OLDEST_NODE: u32 = 20;
-/// Tests that run concurrently on each processor: most of their time they wait for a deadline or for a process.
-const THREADS_PER_PROCESSOR: usize = 2;
+/// Tests that run beside one for each processor: most of their time tests wait for a deadline or for a process. With more, those
+/// of nodes that find each other run out of patience.
+const MORE_THREADS: usize = 1;
 /// How cargo's tests are told how many of them may run concurrently.
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
 
@@ -24,7 +25,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitStatus> {
     rust.args(["test", "--locked"]);
     if env::var_os(TEST_THREADS).is_none() {
         let processors = available_parallelism().map_or(1, NonZeroUsize::get);
-        rust.env(TEST_THREADS, (THREADS_PER_PROCESSOR * processors).to_string());
+        rust.env(TEST_THREADS, (processors + MORE_THREADS).to_string());
     }
     if !args.is_empty() {
         return rust.args(args).current_dir(root()).status();
