@@ -181,7 +181,7 @@ impl MediaRelay {
         self.relay.set_filter(self.filter(&reach));
     }
 
-    /// The addresses of this machine are read anew, since they change while it runs.
+    /// Makes the filter. Reads this machine's addresses each time, because they can change while the node runs.
     fn filter(&self, reach: &Reach) -> PeerFilter {
         let mut relay_hosts = own_hosts(reach.externals, &self.bound, &self.own_ports);
         for (ip, services) in &reach.members {
