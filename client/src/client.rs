@@ -26,6 +26,7 @@ use crate::{
     driver::{CommandQueue, ConnectionState, Driver, SearchConfig},
     event::{self, Events},
     handle::Call,
+    nodes_in_use::NodesInUse,
     profile::{Profile, ProfileError},
     protocol::IceServer,
     seal::CallId,
@@ -144,7 +145,13 @@ impl ClientBuilder {
         let (identity, name) = (self.profile.identity().clone(), self.profile.name().to_owned());
         let cancel = CancellationToken::new();
         let queue = CommandQueue { sender: command_sender.downgrade(), receiver: commands };
-        let search = SearchConfig { discovery: discovery.clone(), avoid: self.avoid, private: self.private };
+        let nodes_in_use = NodesInUse::default();
+        let search = SearchConfig {
+            discovery: discovery.clone(),
+            avoid: self.avoid,
+            nodes_in_use: nodes_in_use.clone(),
+            private: self.private,
+        };
         let driver = Driver::new(self.profile, search, event_sender, queue, state_sender);
         let mut tasks = JoinSet::new();
         tasks.spawn(driver.run(cancel.clone()));
@@ -153,6 +160,7 @@ impl ClientBuilder {
                 commands: command_sender,
                 connection_state,
                 discovery,
+                nodes_in_use,
                 identity,
                 name,
                 pairings: AtomicU64::new(0),
@@ -185,6 +193,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     connection_state: watch::Receiver<ConnectionState>,
     discovery: Discovery,
+    nodes_in_use: NodesInUse,
     identity: SealingKey,
     name: String,
     /// How many pairings have started: numbers their spans.
@@ -335,6 +344,10 @@ impl Client {
 
     pub(crate) fn discovery(&self) -> &Discovery {
         &self.inner.discovery
+    }
+
+    pub(crate) fn nodes_in_use(&self) -> &NodesInUse {
+        &self.inner.nodes_in_use
     }
 
     pub(crate) fn identity(&self) -> &SealingKey {

@@ -34,6 +34,7 @@ pub mod fuzzing;
 mod handle;
 mod message;
 mod negotiation;
+mod nodes_in_use;
 pub mod pairing;
 mod pairing_runtime;
 pub mod phrase;

@@ -11,7 +11,13 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use chappe_common::{code::PairingCode, code_claim::CodeClaim, keys::SecretKey, signed::Signed, time::UnixTime};
+use chappe_common::{
+    code::PairingCode,
+    code_claim::CodeClaim,
+    keys::{NodeId, SecretKey},
+    signed::Signed,
+    time::UnixTime,
+};
 use chappe_discovery::{
     Connection, DiscoverError,
     connection::ConnectionError,
@@ -26,6 +32,7 @@ use tracing::{Instrument as _, Span};
 use crate::{
     client::{Client, ContactsError},
     contact::Contact,
+    nodes_in_use::{NodeClaim, Purpose},
     pairing::{CodeOwner, LocalIdentity, Paired as Agreed, PairingError, Requester, Stored},
     phrase::Phrase,
     protocol::{Reply, ToNode},
@@ -105,6 +112,7 @@ pub struct ShownCode {
     phrase: Phrase,
     registration: Registration,
     connection: Connection,
+    claim: NodeClaim,
     until: Instant,
     span: Span,
 }
@@ -139,21 +147,29 @@ impl Client {
 
     async fn register_code(&self, mut phrase: Phrase, span: Span) -> Result<ShownCode, PairError> {
         let mut registration = Registration::new();
-        let mut connection = self.pairing_connection().await?;
+        let (mut connection, claim) = self.pairing_connection(None).await?;
         for _ in 0..MAX_COLLISIONS {
             if registration.register(&mut connection, phrase.locator()).await? {
                 let until = Instant::now() + CODE_LIFETIME;
-                return Ok(ShownCode { client: self.clone(), phrase, registration, connection, until, span });
+                return Ok(ShownCode { client: self.clone(), phrase, registration, connection, claim, until, span });
             }
             phrase = phrase.relocated(&mut rand::rng());
         }
         Err(PairError::NotRegistered)
     }
 
-    /// Connects to another node than that of the client's session, if there is one.
-    async fn pairing_connection(&self) -> Result<Connection, PairError> {
-        let inboxes_at: Vec<_> = self.node().into_iter().collect();
-        Ok(self.discovery().connect(&inboxes_at).await?)
+    /// Connects to another node than those of the client's sessions and the one that it `left`, if there is one.
+    async fn pairing_connection(&self, left: Option<NodeId>) -> Result<(Connection, NodeClaim), PairError> {
+        loop {
+            let mut avoid = self.nodes_in_use().to_avoid(Purpose::Pairing);
+            avoid.extend(left);
+            let connection = self.discovery().connect(&avoid).await?;
+            if let Some(claim) = self.nodes_in_use().claim(connection.node(), Purpose::Pairing, &avoid) {
+                return Ok((connection, claim));
+            }
+            // A session came to this node during the search.
+            connection.close().await;
+        }
     }
 
     /// Pairs with the client that shows this code. Waits up to two minutes for a person there.
@@ -166,7 +182,7 @@ impl Client {
 
     async fn pair_by(&self, code: &Phrase) -> Result<Paired, PairError> {
         let mut registration = Registration::new();
-        let mut connection = self.pairing_connection().await?;
+        let (mut connection, _claim) = self.pairing_connection(None).await?;
         let mut own = PairingCode::from_random(rand::rng().next_u32());
         let mut collisions = 0;
         while !registration.register(&mut connection, own).await? {
@@ -258,7 +274,7 @@ impl ShownCode {
     }
 
     /// The node where the code is registered.
-    pub fn node(&self) -> chappe_common::keys::NodeId {
+    pub fn node(&self) -> NodeId {
         self.connection.node()
     }
 
@@ -273,7 +289,7 @@ impl ShownCode {
 
     async fn wait(mut self) -> Result<Paired, PairError> {
         let (from, payload) = self.requested().await?;
-        let Self { client, phrase, mut connection, .. } = self;
+        let Self { client, phrase, mut connection, claim: _claim, .. } = self;
         let paired = respond(&mut connection, phrase, &client, from, payload).await?;
         connection.close().await;
         Ok(paired)
@@ -298,19 +314,18 @@ impl ShownCode {
     /// has not noticed the lost connection.
     async fn register_again(&mut self) -> Result<(), PairError> {
         let left = self.connection.node();
-        let inboxes_at = self.client.node();
         let mut pause = REGISTER_AGAIN;
         loop {
-            let avoid: Vec<_> = inboxes_at.into_iter().chain([left]).collect();
             let attempt = async {
-                let mut connection = self.client.discovery().connect(&avoid).await?;
+                let (mut connection, claim) = self.client.pairing_connection(Some(left)).await?;
                 let registered = self.registration.register(&mut connection, self.phrase.locator()).await?;
-                Ok::<_, PairError>(registered.then_some(connection))
+                Ok::<_, PairError>(registered.then_some((connection, claim)))
             };
             // Errors are retried until the code expires.
             let attempt = timeout_at(self.until, attempt).await.map_err(|_| PairError::TimedOut)?;
-            if let Ok(Some(connection)) = attempt {
+            if let Ok(Some((connection, claim))) = attempt {
                 self.connection = connection;
+                self.claim = claim;
                 return Ok(());
             }
             tracing::debug!(pause = ?pause, "cannot register the code again yet");

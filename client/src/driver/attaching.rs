@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     event::{DisconnectReason, Event, InboxRejection, StepKind},
+    nodes_in_use::NodeClaim,
     protocol::{Attachment, Rejection, ToNode},
 };
 
@@ -44,10 +45,15 @@ impl Driver {
 
     pub(super) async fn handle_search(&mut self, event: SearchEvent) {
         match event {
-            SearchEvent::Finished(outcome) => match outcome.found {
+            SearchEvent::Finished { outcome, avoided } => match outcome.found {
                 Ok(FoundNode { connection, background, .. }) => {
-                    self.search.handle_found(connection.node(), background);
-                    self.begin_session(connection).await;
+                    let node = connection.node();
+                    let Some(claim) = self.search.claim(node, &avoided) else {
+                        connection.close().await;
+                        return self.start_search();
+                    };
+                    self.search.handle_found(node, background);
+                    self.begin_session(connection, claim).await;
                 }
                 Err(error) => {
                     let pause = self.search.start_retry();
@@ -64,8 +70,8 @@ impl Driver {
         }
     }
 
-    async fn begin_session(&mut self, connection: Connection) {
-        let serial = self.sessions.add(connection, Instant::now());
+    async fn begin_session(&mut self, connection: Connection, claim: NodeClaim) {
+        let serial = self.sessions.add(connection, claim, Instant::now());
         self.attach(serial).await;
         self.finish_attaching(serial).await;
     }

@@ -11,6 +11,8 @@ use futures_util::{
 };
 use rand::RngExt as _;
 
+use crate::nodes_in_use::{NodeClaim, NodesInUse, Purpose};
+
 /// The shortest time between two searches without backoff. A node that accepts a client and drops it must not keep the
 /// client reconnecting in a loop.
 const IMMEDIATE_EVERY: Duration = Duration::from_secs(5);
@@ -29,13 +31,18 @@ pub(crate) struct SearchConfig {
     pub(crate) discovery: Discovery,
     /// Nodes to which any other is preferred at first.
     pub(crate) avoid: Vec<NodeId>,
+    /// Those of pairing codes are avoided, too.
+    pub(crate) nodes_in_use: NodesInUse,
     /// Whether referrals may name nodes in private networks.
     pub(crate) private: bool,
 }
 
 /// What a search has come to.
 pub(super) enum SearchEvent {
-    Finished(Box<SearchOutcome>),
+    Finished {
+        outcome: Box<SearchOutcome>,
+        avoided: Vec<NodeId>,
+    },
     /// The background phase has ended: other sources have confirmed the node or not.
     Checked {
         node: NodeId,
@@ -45,7 +52,7 @@ pub(super) enum SearchEvent {
 
 pub(super) struct Search {
     config: SearchConfig,
-    connecting: Option<BoxFuture<'static, SearchOutcome>>,
+    connecting: Option<BoxFuture<'static, (SearchOutcome, Vec<NodeId>)>>,
     background: Option<BoxFuture<'static, (NodeId, SearchSummary)>>,
     /// The pauses between searches after sessions that were lost.
     backoff: ExponentialBackoff,
@@ -93,6 +100,11 @@ impl Search {
         &self.config.discovery
     }
 
+    /// Claims the node that a search has found, or returns `None` if a code was registered there meanwhile.
+    pub(super) fn claim(&self, node: NodeId, avoided: &[NodeId]) -> Option<NodeClaim> {
+        self.config.nodes_in_use.claim(node, Purpose::Inboxes, avoided)
+    }
+
     pub(super) const fn accepts_private(&self) -> bool {
         self.config.private
     }
@@ -121,10 +133,12 @@ impl Search {
     }
 
     fn start_after(&mut self, pause: Duration) {
-        let (discovery, avoid) = (self.config.discovery.clone(), self.config.avoid.clone());
+        let SearchConfig { discovery, avoid, nodes_in_use, .. } = &self.config;
+        let (discovery, mut avoid, nodes_in_use) = (discovery.clone(), avoid.clone(), nodes_in_use.clone());
         let search = async move {
             tokio::time::sleep(pause).await;
-            discovery.search(&avoid).await
+            avoid.extend(nodes_in_use.to_avoid(Purpose::Inboxes));
+            (discovery.search(&avoid).await, avoid)
         };
         self.connecting = Some(search.boxed());
     }
@@ -143,9 +157,9 @@ impl Search {
     pub(super) async fn next(&mut self) -> SearchEvent {
         tokio::select! {
             biased;
-            outcome = finished_or_never(&mut self.connecting) => {
+            (outcome, avoided) = finished_or_never(&mut self.connecting) => {
                 self.connecting = None;
-                SearchEvent::Finished(Box::new(outcome))
+                SearchEvent::Finished { outcome: Box::new(outcome), avoided }
             }
             (node, summary) = finished_or_never(&mut self.background) => {
                 self.background = None;

@@ -7,6 +7,7 @@ use chappe_discovery::Connection;
 use rand::{Rng, RngExt as _};
 
 use super::{leases::Leases, refusals::Refusals};
+use crate::nodes_in_use::NodeClaim;
 
 /// When a silent node is pinged, and when its session ends.
 const PING_AFTER: Duration = Duration::from_secs(20);
@@ -41,6 +42,8 @@ pub(crate) enum Stage {
 pub(crate) struct Session {
     pub(crate) serial: u64,
     pub(crate) connection: Connection,
+    /// No code is registered at this node, as long as there are others.
+    _claim: NodeClaim,
     pub(crate) leases: Leases,
     pub(crate) stage: Stage,
     /// The node has announced that it stops.
@@ -65,12 +68,13 @@ pub(crate) enum Due {
 }
 
 impl Session {
-    pub(crate) fn new(serial: u64, connection: Connection, now: Instant) -> Self {
+    pub(crate) fn new(serial: u64, connection: Connection, claim: NodeClaim, now: Instant) -> Self {
         let leases = Leases::new(connection.node(), *connection.nonce());
         let until = now + ATTACH_TIMEOUT;
         Self {
             serial,
             connection,
+            _claim: claim,
             leases,
             stage: Stage::Attaching { answers: 0, attached: 0, unavailable: false, until },
             going_away: false,

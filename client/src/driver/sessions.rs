@@ -12,7 +12,7 @@ use super::{
     leases::{Attachment, SlotId},
     session::{Session, Stage},
 };
-use crate::contact::Contact;
+use crate::{contact::Contact, nodes_in_use::NodeClaim};
 
 /// The most sessions at once: the one in use, the one that replaces it, and the one that lingers.
 const MAX_SESSIONS: usize = 3;
@@ -33,14 +33,14 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// Adds a session and returns its serial number.
-    pub(super) fn add(&mut self, connection: Connection, now: Instant) -> u64 {
+    pub(super) fn add(&mut self, connection: Connection, claim: NodeClaim, now: Instant) -> u64 {
         if self.list.len() >= MAX_SESSIONS {
             // Only lingering sessions can exceed the limit.
             self.list.retain(|session| !matches!(session.stage, Stage::Leaving { .. }));
         }
         let serial = self.next_serial;
         self.next_serial += 1;
-        self.list.push(Session::new(serial, connection, now));
+        self.list.push(Session::new(serial, connection, claim, now));
         serial
     }
 

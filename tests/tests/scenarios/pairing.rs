@@ -261,6 +261,35 @@ async fn a_shown_code_moves_to_another_node_when_its_node_stops_or_dies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_moves_while_a_code_is_shown_avoids_the_node_of_the_code() {
+    // With the node of the session gone, there is one other than the code's: chance would choose it each time in one of 16.
+    for dies in [true, false, true, false] {
+        let mut federation = Federation::start(3, no_limits).await;
+        let mut bob = person(&federation, "Bob", Finds::Any).await;
+        let shown = timeout(PATIENCE, bob.client.show_code()).await.expect("in time").expect("a code");
+        let code_at = shown.node();
+        let waits = tokio::spawn(shown.paired());
+        let left = bob.node();
+        let index = federation.nodes.iter().position(|node| node.id() == left).expect("its node");
+        let node = federation.nodes.remove(index);
+        if dies {
+            drop(node);
+        } else {
+            node.shutdown().await;
+        }
+        let came_to = timeout(PATIENCE, bob.connected()).await.expect("in time");
+        assert!(came_to != left && came_to != code_at, "the session came to the node of the code");
+        // And if no other is left, the code's node serves both.
+        let index = federation.nodes.iter().position(|node| node.id() == came_to).expect("its node");
+        drop(federation.nodes.remove(index));
+        assert_eq!(timeout(PATIENCE * 2, bob.connected()).await.expect("in time"), code_at);
+        waits.abort();
+        drop(bob);
+        federation.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_at_a_node_that_dies_ends() {
     let mut federation = Federation::start(3, no_limits).await;
     let _target = Raw::register(federation.nodes[2].client_url(), "BBBBBB").await;
