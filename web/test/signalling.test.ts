@@ -1,6 +1,7 @@
 /** Two clients of this library over real nodes. */
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, type Federation, startFederation } from "./support/federation.js";
+import { showCode } from "../src/pairing/pair.js";
+import { eventually, type Federation, startFederation, startProcesses } from "./support/federation.js";
 import { type Person, pair, person } from "./support/people.js";
 
 let federation: Federation;
@@ -64,4 +65,71 @@ test("a man in the middle, made of two clients, cannot make both sides see the s
   const withBob = await pair(toBob, bob);
   expect([withAda.atA.contact.name, withBob.atB.contact.name]).toEqual(["Bob", "Ada"]);
   expect(withAda.atA.words).not.toEqual(withBob.atB.words);
+}, 60_000);
+
+test("a session that moves while a code is shown avoids the node of the code", async () => {
+  const processes = await startProcesses();
+  const { client, pairing } = person("Ada", processes);
+  try {
+    await client.connect();
+    // One other node is left each time. By chance, a client would choose it four times in one of sixteen runs.
+    for (let round = 0; round < 4; round++) {
+      const abort = new AbortController();
+      const shown = await showCode(false, { ...pairing, signal: abort.signal });
+      const [codeAt] = client.pairingNodes;
+      const left = client.node as string;
+      await processes.kill(left);
+      const cameTo = await eventually("another node", () => client.node !== left && client.node);
+      expect([left, codeAt]).not.toContain(cameTo);
+      if (round === 3) {
+        // If no other is left, the node of the code serves both.
+        await processes.kill(cameTo);
+        await eventually("the last node", () => client.node === codeAt);
+      }
+      abort.abort();
+      await expect(shown.paired).rejects.toThrow();
+      expect(client.pairingNodes).toEqual([]);
+      await processes.revive(left);
+    }
+  } finally {
+    await client.close();
+    await processes.stop();
+  }
+}, 120_000);
+
+test("a node that the session and a pairing have found at the same time serves one of them", async () => {
+  const ids = federation.nodes.map(({ id }) => id);
+  const { finder, ...ada } = somebody("Ada");
+  const search = finder.search.bind(finder);
+  /** Lets the next search find this node, once `before` is over. */
+  const findNext = (node: string, before: () => Promise<unknown>) => {
+    finder.search = async (_, signal) => {
+      finder.search = search;
+      await before();
+      return search(new Set(ids.filter((id) => id !== node)), signal);
+    };
+  };
+  const [first, second] = ids as [string, string];
+  const abort = new AbortController();
+  const show = () => showCode(false, { ...ada.pairing, signal: abort.signal });
+  // The session's search has begun when a code comes to the node that it finds.
+  findNext(first, async () => {
+    findNext(first, async () => {});
+    await show();
+    expect(ada.client.pairingNodes).toEqual([first]);
+  });
+  await ada.client.connect();
+  expect(ada.client.node).not.toBe(first);
+  abort.abort();
+  await eventually("the code is gone", () => ada.client.pairingNodes.length === 0);
+  await ada.client.close();
+
+  // The search of a pairing has begun when the session comes to the node that it finds.
+  findNext(second, async () => {
+    findNext(second, async () => {});
+    await ada.client.connect();
+    expect(ada.client.node).toBe(second);
+  });
+  await showCode(false, ada.pairing);
+  expect(ada.client.pairingNodes).not.toContain(second);
 }, 60_000);

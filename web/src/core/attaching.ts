@@ -63,6 +63,8 @@ export interface AttachingParts {
   readonly profile: Profile;
   readonly clock: Clock;
   readonly timers: Timers;
+  /** The nodes where this client pairs now. No node should see a code and the inboxes of one client. */
+  readonly pairingNodes: readonly string[];
   readonly onMessage: MessageHandler;
   readonly events: AttachingEvents;
 }
@@ -150,7 +152,7 @@ export class Attaching {
   }
 
   async #run(): Promise<void> {
-    const { timers, clock, finder, events } = this.#parts;
+    const { timers, clock, finder, pairingNodes, events } = this.#parts;
     let pause = this.#nextPause();
     while (!this.#signal.aborted) {
       // Nobody else's network has changed at the same moment, so a client in a hurry needs no jitter.
@@ -159,10 +161,16 @@ export class Attaching {
       this.#searchedAt = clock.now();
       if (this.#signal.aborted) return;
       try {
-        const found = await finder.search(new Set(this.#avoid), this.#signal);
+        const avoid = new Set([...this.#avoid, ...pairingNodes]);
+        const found = await finder.search(avoid, this.#signal);
         if (this.#signal.aborted) return found.connection.close();
         this.#failures = 0;
         const node = found.connection.nodeId;
+        // A code was registered there during the search.
+        if (!avoid.has(node) && pairingNodes.includes(node)) {
+          found.connection.close();
+          continue;
+        }
         found.check.then((check) => events.checked(node, check), console.error);
         await this.#use(new Session(found.connection, this.#seqs, clock, timers, (s, m) => this.#message(s, m)));
         pause = this.#nextPause();

@@ -11,7 +11,7 @@ import type { Json } from "./messages.js";
 import type { DiscoverError, NodeCheck, NodeFinder } from "./node-finder.js";
 import { Profile, type ProfileStore } from "./profile.js";
 import type { CallId } from "./seal.js";
-import type { DisconnectReason } from "./session.js";
+import type { DisconnectReason, Session } from "./session.js";
 import type { SignalledCall } from "./signalled-call.js";
 
 /** How long the client may take to end its call when it is closed, in milliseconds. */
@@ -92,6 +92,8 @@ interface Running {
 export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   readonly clock: Clock;
   readonly timers: Timers;
+  /** The ids of the nodes where this client pairs now, one for each connection. */
+  readonly pairingNodes: string[] = [];
   readonly #options: SignallingOptions;
   #connecting: Promise<void> | undefined;
   #abort: AbortController | undefined;
@@ -160,6 +162,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
         profile,
         clock: this.clock,
         timers: this.timers,
+        pairingNodes: this.pairingNodes,
         onMessage: (session, message: Json) => calls.handleMessage(session, message),
         events: {
           connected: (session) => {
@@ -231,6 +234,11 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   /** The id of the node in use, or `undefined`. */
   get node(): string | undefined {
     return this.#running?.attaching.ready?.connection.nodeId;
+  }
+
+  /** All sessions, also one that is being attached or replaced. */
+  get sessions(): Iterable<Session> {
+    return this.#running?.attaching.sessions ?? [];
   }
 
   /** The contacts, in the order in which they were paired. Empty before {@link connect}. */

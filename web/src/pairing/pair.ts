@@ -55,10 +55,12 @@ class Channel {
   readonly #messages: Json[] = [];
   #wake: () => void = () => {};
   #isClosed = false;
+  #isLeft = false;
 
   constructor(connection: Connection, parts: PairingParts) {
     this.connection = connection;
     this.#parts = parts;
+    parts.client.pairingNodes.push(connection.nodeId);
     connection.onText((text) => {
       const message = parseObject(text);
       if (message !== undefined) this.#messages.push(message);
@@ -92,6 +94,10 @@ class Channel {
   }
 
   close(): void {
+    if (this.#isLeft) return;
+    this.#isLeft = true;
+    const { pairingNodes } = this.#parts.client;
+    pairingNodes.splice(pairingNodes.indexOf(this.connection.nodeId), 1);
     this.connection.close();
   }
 }
@@ -138,14 +144,21 @@ class Registration {
   }
 }
 
-/** Connects to another node than that of the client's session, if there is one: no node sees code and inboxes. */
-async function openChannel(parts: PairingParts, avoid: readonly string[] = []): Promise<Channel> {
-  const { node } = parts.client;
-  const all = new Set([...(node === undefined ? [] : [node]), ...avoid]);
-  const { connection } = await parts.finder.search(all, parts.signal).catch((error: unknown) => {
-    throw new PairError(parts.signal.aborted ? "aborted" : "no-node", { cause: error });
-  });
-  return new Channel(connection, parts);
+/** Connects to another node than those of the client's sessions, if there is one: no node sees code and inboxes. */
+async function openChannel(parts: PairingParts, left: readonly string[] = []): Promise<Channel> {
+  const { client, finder, signal } = parts;
+  const sessionNodes = () => [...client.sessions].map((session) => session.connection.nodeId);
+  for (;;) {
+    const avoid = new Set([...sessionNodes(), ...left]);
+    const { connection } = await finder.search(avoid, signal).catch((error: unknown) => {
+      throw new PairError(signal.aborted ? "aborted" : "no-node", { cause: error });
+    });
+    if (avoid.has(connection.nodeId) || !sessionNodes().includes(connection.nodeId)) {
+      return new Channel(connection, parts);
+    }
+    // A session came to this node during the search.
+    connection.close();
+  }
 }
 
 /** Pairs with the client that shows this code. Waits up to two minutes for a person there. */
