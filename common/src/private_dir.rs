@@ -114,6 +114,27 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_another_user_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (above, new) = (dir.path().join("a"), dir.path().join("a/b"));
+        prepare(&new).expect("a folder");
+        // Only root may give a folder away.
+        if !geteuid().is_root() {
+            return;
+        }
+        for (path, owner) in [(&above, 4242), (&new, 4242), (&new, NO_NUMBER)] {
+            std::os::unix::fs::chown(path, Some(owner), None).expect("root");
+            let refused = prepare(&new);
+            assert!(
+                matches!(&refused, Err(DirError::Owner { path: named, owner: by }) if named == path && *by == owner),
+                "{owner}: {refused:?}"
+            );
+            std::os::unix::fs::chown(path, Some(0), None).expect("root");
+        }
+        prepare(&new).expect("the own folder again");
+    }
+
+    #[test]
     fn a_folder_in_which_another_group_writes_is_refused() {
         assert!(is_writable_by_another_group(0o770, 4242, 1000) && is_writable_by_another_group(0o2775, 4242, 1000));
         assert!(!is_writable_by_another_group(0o770, 1000, 1000) && !is_writable_by_another_group(0o755, 4242, 1000));

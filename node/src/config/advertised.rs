@@ -6,6 +6,7 @@ use std::{
     str::FromStr,
 };
 
+use chappe_common::server_url::{ServerUrlError, check_host};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// An entry of `federation.advertise`.
@@ -23,11 +24,18 @@ pub enum Advertised {
 }
 
 /// The text is not an address or a name with a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "an address or a name and a port are allowed, such as 203.0.113.7:8711, [2001:db8::7]:8711 or home.example.org:8711"
-)]
-pub struct AdvertisedError;
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdvertisedError {
+    /// Anything else.
+    #[error(
+        "an address or a name and a port are allowed, such as 203.0.113.7:8711, [2001:db8::7]:8711 or \
+         home.example.org:8711"
+    )]
+    Form,
+    /// A name with letters that DNS does not allow. The error says what to write instead.
+    #[error(transparent)]
+    Host(ServerUrlError),
+}
 
 impl Advertised {
     /// Returns the port.
@@ -58,8 +66,11 @@ impl FromStr for Advertised {
         if let Ok(addr) = text.parse() {
             return Ok(Self::Addr(addr));
         }
-        let (host, port) = text.rsplit_once(':').ok_or(AdvertisedError)?;
-        let port = port.parse().map_err(|_| AdvertisedError)?;
+        let (host, port) = text.rsplit_once(':').ok_or(AdvertisedError::Form)?;
+        let port = port.parse().map_err(|_| AdvertisedError::Form)?;
+        if !host.is_ascii() {
+            check_host(host).map_err(AdvertisedError::Host)?;
+        }
         let is_label = |label: &str| {
             (1..=63).contains(&label.len())
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
@@ -70,7 +81,7 @@ impl FromStr for Advertised {
         // If the last label is all digits, it is a mistyped IPv4 address.
         let is_address = name.rsplit('.').next().is_some_and(|top| top.bytes().all(|byte| byte.is_ascii_digit()));
         if name.len() > 253 || is_address || !name.split('.').all(is_label) {
-            return Err(AdvertisedError);
+            return Err(AdvertisedError::Form);
         }
         Ok(Self::Name { host: host.to_owned(), port })
     }
@@ -112,7 +123,9 @@ mod tests {
         for text in
             ["home.example.org", "203.0.113.7", "203.0.113:1", "a b:1", "-a:1", ":1", "a..b:1", "a:99999", "[x]:1"]
         {
-            assert_eq!(text.parse::<Advertised>(), Err(AdvertisedError), "{text}");
+            assert_eq!(text.parse::<Advertised>(), Err(AdvertisedError::Form), "{text}");
         }
+        let refused = "bücher.example:8711".parse::<Advertised>().expect_err("not as in DNS");
+        assert!(refused.to_string().ends_with(": xn--bcher-kva.example"), "{refused}");
     }
 }

@@ -385,20 +385,22 @@ async fn a_registration_finds_codes_no_faster_than_a_request_to_pair() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn null_is_a_payload_like_any_other() {
-    let federation = Federation::start(1, no_limits).await;
-    let url = federation.nodes[0].client_url();
-    let mut a = Raw::register(url, "AAAAAA").await;
-    let mut b = Raw::register(url, "BBBBBB").await;
-    a.send(json!({"type": "pair_request", "targetCode": "BBBBBB", "payload": null})).await;
-    let incoming = b.expect("pair_incoming").await;
-    assert_eq!(incoming.get("payload"), Some(&Value::Null));
-    b.send(json!({"type": "pair_response", "targetCode": "AAAAAA", "accepted": true, "payload": null})).await;
-    b.expect("pair_matched").await;
-    assert_eq!(a.expect("pair_matched").await.get("payload"), Some(&Value::Null));
-    a.send(json!({"type": "offer", "target": "BBBBBB", "payload": null, "id": "1"})).await;
-    b.expect_exactly(json!({"type": "offer", "from": "AAAAAA", "payload": null})).await;
-    a.expect_exactly(json!({"type": "delivered", "id": "1"})).await;
-    a.send(json!({"type": "offer", "target": "BBBBBB"})).await;
-    a.expect_error("bad_message", "Missing required field: payload").await;
+    let federation = Federation::start(2, no_limits).await;
+    // On one node and on two.
+    for (of_a, code_a, of_b, code_b) in [(0, "AAAAAA", 0, "BBBBBB"), (0, "CCCCCC", 1, "DDDDDD")] {
+        let mut a = Raw::register(federation.nodes[of_a].client_url(), code_a).await;
+        let mut b = Raw::register(federation.nodes[of_b].client_url(), code_b).await;
+        a.send(json!({"type": "pair_request", "targetCode": code_b, "payload": null})).await;
+        let incoming = b.expect("pair_incoming").await;
+        assert_eq!(incoming.get("payload"), Some(&Value::Null));
+        b.send(json!({"type": "pair_response", "targetCode": code_a, "accepted": true, "payload": null})).await;
+        b.expect("pair_matched").await;
+        assert_eq!(a.expect("pair_matched").await.get("payload"), Some(&Value::Null));
+        a.send(json!({"type": "offer", "target": code_b, "payload": null, "id": "1"})).await;
+        b.expect_exactly(json!({"type": "offer", "from": code_a, "payload": null})).await;
+        a.expect_exactly(json!({"type": "delivered", "id": "1"})).await;
+        a.send(json!({"type": "offer", "target": code_b})).await;
+        a.expect_error("bad_message", "Missing required field: payload").await;
+    }
     federation.shutdown().await;
 }
