@@ -1,6 +1,6 @@
 /** The schedule of a search, and the choice of the next node: as `docs/protocol/discovery.md` has them. */
 import { describe, expect, test } from "vitest";
-import { NodeCache } from "../src/discovery/cache.js";
+import { type CacheData, NodeCache } from "../src/discovery/cache.js";
 import { CandidateSelector } from "../src/discovery/choice.js";
 import { confirmingCandidates, evaluate } from "../src/discovery/confirm.js";
 import {
@@ -342,15 +342,33 @@ describe("the cache", () => {
     expect(cache.isFresh(NOW + 25 * 3_600)).toBe(false);
   });
 
-  test("is empty if its store is damaged, and works without one", async () => {
+  test("is empty if its store is of another version or full, and works all the same", async () => {
+    let saves = 0;
     const store = {
-      load: () => Promise.reject(new Error("damaged")),
-      save: () => Promise.reject(new Error("full")),
+      load: () => Promise.resolve({} as CacheData),
+      save: () => {
+        saves += 1;
+        return Promise.reject(new Error("full"));
+      },
+    };
+    const cache = new NodeCache(store, new Trust());
+    await cache.load();
+    cache.learn([named(1)], NOW);
+    await cache.save();
+    expect([cache.isEmpty, saves]).toEqual([false, 1]);
+  });
+
+  test("does not replace what it could not read", async () => {
+    const saved: CacheData[] = [];
+    const store = {
+      load: () => Promise.reject(new Error("the disk fails")),
+      save: (data: CacheData) => Promise.resolve(void saved.push(data)),
     };
     const cache = new NodeCache(store, new Trust());
     await cache.load();
     cache.learn([named(1)], NOW);
     await cache.save();
     expect(cache.isEmpty).toBe(false);
+    expect(saved).toEqual([]);
   });
 });

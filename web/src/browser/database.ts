@@ -10,7 +10,7 @@ import { type Bytes, concat, fromBase64url, randomBytes, toBase64url, utf8, utf8
 import type { Contact, Pairing } from "../core/contact.js";
 import { type ProfileData, ProfileError, type ProfileStore } from "../core/profile.js";
 import { keyProtection, type X25519KeyPair, x25519OfBytes } from "../core/x25519.js";
-import type { CacheData, CacheStore } from "../discovery/cache.js";
+import type { CacheStore } from "../discovery/cache.js";
 
 const STORE = "chappe";
 const IV = 12;
@@ -72,7 +72,9 @@ export class Database {
       load: async () => {
         const database = await this.#open();
         const sealed: Bytes | undefined = await database.get(STORE, "cache");
-        return sealed && (JSON.parse(await decrypt(database, sealed)) as CacheData);
+        // Without its key, for example.
+        const text = sealed && (await decrypt(database, sealed).catch(() => {}));
+        return text && JSON.parse(text);
       },
       save: async (data) => {
         // After a wipe, what a search has still learned is not stored.

@@ -163,14 +163,13 @@ export class Attaching {
       try {
         const avoid = new Set([...this.#avoid, ...pairingNodes]);
         const found = await finder.search(avoid, this.#signal);
-        if (this.#signal.aborted) return found.connection.close();
-        this.#failures = 0;
         const node = found.connection.nodeId;
-        // A code was registered there during the search.
-        if (!avoid.has(node) && pairingNodes.includes(node)) {
+        // A code may have come to this node during the search.
+        if (this.#signal.aborted || (pairingNodes.includes(node) && !avoid.has(node))) {
           found.connection.close();
           continue;
         }
+        this.#failures = 0;
         found.check.then((check) => events.checked(node, check), console.error);
         await this.#use(new Session(found.connection, this.#seqs, clock, timers, (s, m) => this.#message(s, m)));
         pause = this.#nextPause();

@@ -55,7 +55,7 @@ export interface CacheData {
 
 /** Where a cache is stored. A failed write loses what was learned since the last one. */
 export interface CacheStore {
-  /** What was saved, or `undefined`. */
+  /** What was saved, or `undefined`, also if it is damaged. Rejects if it cannot be read now: it is then not replaced. */
   load(): Promise<CacheData | undefined>;
   /** Replaces what is stored. */
   save(data: CacheData): Promise<void>;
@@ -66,7 +66,7 @@ export type ListVerdict = "new" | "older" | "equivocation";
 
 /** The cache of one client. */
 export class NodeCache {
-  readonly #store: CacheStore | undefined;
+  #store: CacheStore | undefined;
   readonly #trust: Trust;
   #nodes = new Map<string, CachedNode>();
   #newest = new Map<string, { seq: number; issuedAt: number }>();
@@ -78,17 +78,20 @@ export class NodeCache {
     this.#trust = trust;
   }
 
-  /** Loads what is stored. A damaged store counts as empty. Rejects if the roots' statements in it cannot be read now. */
+  /** Loads what is stored. What cannot be read counts as empty. Rejects if the roots' statements in it cannot be read now. */
   async load(): Promise<void> {
     let data: CacheData | undefined;
     try {
-      data = await this.#store?.load();
+      data = await this.#store?.load().catch(() => {
+        // Nor is anything saved then: the roots' statements that are stored would be lost.
+        this.#store = undefined;
+        return undefined;
+      });
       if (data === undefined) return;
-      const nodes = new Map(data.nodes.map((node) => [node.id, node]));
-      const newest = new Map(data.newest.map(({ key, seq, issuedAt }) => [key, { seq, issuedAt }]));
-      [this.#nodes, this.#newest] = [nodes, newest];
+      this.#nodes = new Map(data.nodes.map((node) => [node.id, node]));
+      this.#newest = new Map(data.newest.map(({ key, seq, issuedAt }) => [key, { seq, issuedAt }]));
     } catch {
-      // Damaged, or of another version.
+      // Of another version.
     }
     await this.#trust.learn(fromBase64url(data?.statements) ?? new Uint8Array());
   }
@@ -98,7 +101,7 @@ export class NodeCache {
     const newest = [...this.#newest].map(([key, value]) => ({ key, ...value }));
     const statements = toBase64url(this.#trust.statements);
     const data = { nodes: [...this.#nodes.values()], newest, statements };
-    await this.#store?.save(data).catch(() => undefined);
+    await this.#store?.save(data).catch(() => {});
   }
 
   get isEmpty(): boolean {

@@ -58,7 +58,7 @@ export interface DiscoveryOptions {
 }
 
 /** What a dial came to, in words. */
-const DIAL_FAULTS: Record<DialFault, string> = {
+const DIAL_FAULTS: Record<Exclude<DialFault, "aborted">, string> = {
   timeout: "no answer in time",
   unreachable: "no connection",
   "mixed-content": "the browser lets no page of https connect without TLS (mixed content)",
@@ -68,7 +68,6 @@ const DIAL_FAULTS: Record<DialFault, string> = {
   "other-url": "the node does not use this URL",
   "bad-proof": "the node's proof of its key is invalid: the connection may be intercepted",
   leaving: "the node is shutting down",
-  aborted: "another node was faster",
 };
 
 /** The discovery of one client. Constructing it does nothing. */
@@ -336,14 +335,11 @@ class Search {
   }
 
   #allReports(): SourceReport[] {
-    return [...this.#unanswered(), ...this.#reports, ...this.#dialReports];
-  }
-
-  #unanswered(): SourceReport[] {
-    return [...this.#queries.keys()].map((index) => ({
+    const unanswered = [...this.#queries.keys()].map((index) => ({
       source: nameOf(this.#sources[index] as Source),
       result: "no answer in time",
     }));
+    return [...unanswered, ...this.#reports, ...this.#dialReports];
   }
 
   #dial(id: number, candidate: Candidate): void {
