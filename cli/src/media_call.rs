@@ -177,8 +177,11 @@ impl<'a> MediaCall<'a> {
     fn finish(mut self, reason: EndReason) -> Result<CallOutcome> {
         let Report { received, heard, .. } = self.peer.report();
         (self.outcome.received, self.outcome.heard) = (received, heard);
-        let as_planned =
-            if self.hang_up_after_packets.is_some() { self.hung_up } else { reason == EndReason::PeerHungUp };
+        // A call that another one has replaced goes on in that one.
+        let as_planned = match self.hang_up_after_packets {
+            Some(_) => self.hung_up,
+            None => matches!(reason, EndReason::PeerHungUp | EndReason::Rejoined),
+        };
         if !as_planned {
             bail!("the call has ended: {}", reason_text(reason));
         }

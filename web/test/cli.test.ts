@@ -72,6 +72,18 @@ test.each(installed)(
       () => tab.run("hears"),
       (sound) => (sound?.decibels ?? -200) > -60,
     );
+    // A page that was reloaded comes back into the call, which the command answers again.
+    await tab.reload();
+    await tab.run("start", { registries: [federation.registry], roots: [federation.root], isPrivate: true });
+    expect(await tab.run("rejoin")).toBe(true);
+    await untilState(tab, "connected");
+    const replaced = await listen.line("the end of the first call", (line) => line.event === "call");
+    expect(replaced).toMatchObject({ ok: true });
+    await until(
+      "the tone again",
+      () => tab.run("hears"),
+      (sound) => (sound?.decibels ?? -200) > -60,
+    );
     await tab.run("hangUp");
     const heard = await listen.line("the end of the call", (line) => line.event === "call");
     expect(heard).toMatchObject({ ok: true });

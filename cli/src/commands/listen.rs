@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::IpAddr, time::Instant};
 
 use anyhow::Result;
-use chappe_client::Event;
+use chappe_client::{CallStatus, Event, call::EndReason};
 use clap::Args;
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ pub(crate) struct ListenArgs {
     #[command(flatten)]
     profile: ProfileArgs,
 
-    /// Stop after the first call; exit status 1 if it failed
+    /// Stop after the first call, and a call that replaces it; exit status 1 if it failed
     #[arg(long)]
     once: bool,
 
@@ -77,7 +77,7 @@ async fn take_calls(args: &ListenArgs, client: &mut CallClient, output: Output) 
             None => client.local_ip().await,
         };
         let answered = match ip {
-            Ok(ip) => media_call::answer_call(client, call, &offer, ip).await,
+            Ok(ip) => media_call::answer_call(client, call.clone(), &offer, ip).await,
             Err(error) => {
                 // A failed call must not prevent others.
                 let _ = call.decline().await;
@@ -86,7 +86,8 @@ async fn take_calls(args: &ListenArgs, client: &mut CallClient, output: Output) 
         };
         client.timeline().flush();
         CallLine::from_result(&answered).print(output);
-        if args.once {
+        let is_replaced = call.status() == CallStatus::Ended(EndReason::Rejoined);
+        if args.once && !is_replaced {
             return answered.map(drop);
         }
     }
