@@ -1,5 +1,6 @@
 /** The page of the browser tests: a client whose steps the test runs from outside. */
 
+import { Database } from "../../src/browser/database.js";
 import { Capture, CaptureError, type CaptureSource } from "../../src/capture.js";
 import { offerText } from "../../src/core/messages.js";
 import { seal } from "../../src/core/seal.js";
@@ -92,6 +93,12 @@ const steps = {
     call.hangUp();
     await ended;
     return { rangAfter, soundAfter };
+  },
+
+  /** Whether the database names the call that this page is in. */
+  async recordsCall() {
+    stored ??= new Database("chappe");
+    return active !== undefined && (await stored.profile.load())?.activeCall?.call === active.id;
   },
 
   async rejoin() {
@@ -368,6 +375,7 @@ let shownPairing: Promise<Awaited<ReturnType<Client["pair"]>>> | undefined;
 let context: AudioContext | undefined;
 const player = document.createElement("audio");
 let capture: Capture | undefined;
+let stored: Database | undefined;
 const unplugged = new Set<string>();
 
 /** What a call sends: the sources that were opened, or a tone. */

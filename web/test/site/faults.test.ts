@@ -62,12 +62,12 @@ describe.skipIf(!isInstalled)("in a call", () => {
     await Promise.all([ada.talks(), bob.talks()]);
     await ada.seesText("notice_refused_microphone_in_use");
     await bob.seesText("callRemoteSilent", { name: "Ada" });
-    await expect.poll(async () => (await ada.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+    await expect.poll(async () => (await ada.hears(2_000)).energy).toBeGreaterThan(AUDIBLE);
     await ada.page.evaluate(() => Reflect.deleteProperty(navigator.mediaDevices, "getUserMedia"));
     await ada.click("noticeAgain");
-    await expect.poll(async () => (await bob.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+    await expect.poll(async () => (await bob.hears(2_000)).energy).toBeGreaterThan(AUDIBLE);
     await Promise.all([ada.context.close(), bob.context.close()]);
-  }, 60_000);
+  }, 120_000);
 
   test("a sound that the browser does not play is played by a tap", async () => {
     const [ada, bob] = await Promise.all([site.open("Ada"), site.open("Bob")]);
@@ -82,10 +82,10 @@ describe.skipIf(!isInstalled)("in a call", () => {
     // After a reload nobody has clicked in the page.
     await bob.page.reload();
     await bob.click("callTap");
-    await expect.poll(() => bob.button("callTap").count(), { timeout: 10_000 }).toBe(0);
-    await expect.poll(async () => (await bob.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+    await expect.poll(() => bob.button("callTap").count()).toBe(0);
+    await expect.poll(async () => (await bob.hears(2_000)).energy).toBeGreaterThan(AUDIBLE);
     await Promise.all([ada.context.close(), bob.context.close()]);
-  }, 60_000);
+  }, 120_000);
 });
 
 describe.skipIf(!isInstalled)("the diagnosis names", () => {
@@ -117,7 +117,7 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
     await ada.seesText("statusFailed");
     expect(await faults(ada)).toEqual({ registry: ada.text("help_registry"), node: ada.text("help_node") });
     await ada.context.close();
-  }, 60_000);
+  }, 120_000);
 
   test("a device that is offline", async () => {
     const ada = await site.open("Ada");
@@ -127,7 +127,7 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
     await ada.context.setOffline(true);
     expect(await faults(ada)).toMatchObject({ device: ada.text("help_device") });
     await ada.context.close();
-  }, 60_000);
+  }, 120_000);
 
   test("a wrong clock", async () => {
     const ada = await visit(site.federationUrl);
@@ -139,7 +139,7 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
     await ada.seesText("statusFailed");
     expect(await faults(ada)).toMatchObject({ clock: ada.text("help_clock") });
     await ada.context.close();
-  }, 60_000);
+  }, 120_000);
 
   test.each([
     ["NotFoundError", "notice_refused_microphone_none"],
@@ -154,7 +154,7 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
       expect(await faults(ada)).toEqual({ microphone: ada.text(help) });
       await ada.context.close();
     },
-    60_000,
+    120_000,
   );
 
   test("a microphone that delivers silence", async () => {
@@ -163,5 +163,5 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
     await ada.page.evaluate(silence);
     expect(await faults(ada)).toEqual({ microphone: ada.text("help_microphone_silent") });
     await ada.context.close();
-  }, 60_000);
+  }, 120_000);
 });

@@ -41,7 +41,7 @@ test.skipIf(!isInstalled)(
     expect([...ada.errors, ...bob.errors]).toEqual([]);
     await Promise.all([ada.context.close(), bob.context.close()]);
   },
-  60_000,
+  120_000,
 );
 
 test.skipIf(!isInstalled)(
@@ -59,7 +59,7 @@ test.skipIf(!isInstalled)(
     expect([...ada.errors, ...bob.errors]).toEqual([]);
     await Promise.all([ada.context.close(), bob.context.close()]);
   },
-  60_000,
+  120_000,
 );
 
 test.skipIf(!isInstalled)(
@@ -104,5 +104,5 @@ test.skipIf(!isInstalled)(
     expect([...other.errors, ...bob.errors]).toEqual([]);
     await Promise.all([other.context.close(), bob.context.close()]);
   },
-  90_000,
+  150_000,
 );
