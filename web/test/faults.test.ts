@@ -161,32 +161,49 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     await Promise.all([a.run("close"), b.run("close")]);
   }, 150_000);
 
-  test("of which one is loaded again: it comes back into the call, and nothing rings", async () => {
-    const { a, b, contact } = await pairedOnTwoNodes();
+  /** Two pages in a call. */
+  async function talking() {
+    const pages = await pairedOnTwoNodes();
+    const { a, b, contact } = pages;
     await a.run("call", contact);
     await untilRinging(b);
     await b.run("accept");
     for (const tab of [a, b]) await untilState(tab, "connected");
-    await until(
-      "the page has recorded the call",
-      () => a.run("recordsCall"),
-      (isRecorded) => isRecorded,
-    );
-    await a.reload();
-    await a.run("start", options());
-    expect(await a.run("rejoin")).toBe(true);
-    for (const tab of [a, b]) await untilState(tab, "connected");
-    expect(await b.run("ringing")).toBe(0);
+    return pages;
+  }
+
+  async function untilHeard(tab: Tab): Promise<void> {
     await until(
       "the sound",
-      () => b.run("hears"),
+      () => tab.run("hears"),
       (sound) => (sound?.decibels ?? -200) > -60,
     );
+  }
+
+  test("of which each is loaded again, one of them twice: it comes back into the call, and nothing rings", async () => {
+    const { a, b } = await talking();
+    for (const [here, there] of [
+      [a, b],
+      [a, b],
+      [b, a],
+    ] as const) {
+      await until(
+        "the page has recorded the call",
+        () => here.run("recordsCall"),
+        (isRecorded) => isRecorded,
+      );
+      await here.reload();
+      await here.run("start", options());
+      expect(await here.run("rejoin")).toBe(true);
+      for (const tab of [here, there]) await untilState(tab, "connected");
+      expect(await there.run("ringing")).toBe(0);
+      for (const tab of [here, there]) await untilHeard(tab);
+    }
     await b.run("hangUp");
     await untilState(a, "ended");
     expect(await a.run("rejoin")).toBe(false);
     await Promise.all([a.run("close"), b.run("close")]);
-  }, 150_000);
+  }, 240_000);
 });
 
 describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ index }) => {
