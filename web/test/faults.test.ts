@@ -204,6 +204,27 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     expect(await a.run("rejoin")).toBe(false);
     await Promise.all([a.run("close"), b.run("close")]);
   }, 240_000);
+
+  test.each(["offer", "answer"])(
+    "of which one sends an %s that cannot be applied: both end the call, and can call again",
+    async (type) => {
+      const { a, b, contact } = await talking();
+      const [liar, victim] = type === "offer" ? [a, b] : [b, a];
+      await liar.run("corruptDescriptions");
+      await a.run("restart");
+      for (const tab of [a, b]) await untilState(tab, "ended");
+      const reasons = async (tab: Tab) => (await tab.run("log")).filter(({ event }) => event === "ended");
+      expect(await reasons(victim)).toMatchObject([{ reason: "hung-up" }]);
+      expect(await reasons(liar)).toMatchObject([{ reason: "peer-hung-up" }]);
+      await a.run("call", contact);
+      await untilRinging(b);
+      await b.run("accept");
+      for (const tab of [a, b]) await untilState(tab, "connected");
+      await a.run("hangUp");
+      await Promise.all([a.run("close"), b.run("close")]);
+    },
+    150_000,
+  );
 });
 
 describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ index }) => {

@@ -217,6 +217,18 @@ const steps = {
   hangUp: () => active?.hangUp(),
   restart: () => active?.restart(),
   state: () => active?.state,
+  /** From now on, the descriptions of this call have the lines of the profile, and no browser can apply them. */
+  corruptDescriptions() {
+    const peer = active?.peerConnection;
+    if (peer === undefined) throw new Error("no connection");
+    const { get } = Object.getOwnPropertyDescriptor(RTCPeerConnection.prototype, "localDescription") ?? {};
+    Object.defineProperty(peer, "localDescription", {
+      get: () => {
+        const description: RTCSessionDescription | null = get?.call(peer) ?? null;
+        return description && { type: description.type, sdp: description.sdp.replace(/^a=fingerprint:.*\r\n/gm, "") };
+      },
+    });
+  },
   /** What names the two ends of the connection, anew after each restart. */
   iceNames() {
     const { currentLocalDescription, currentRemoteDescription } = active?.peerConnection ?? {};
