@@ -104,8 +104,12 @@ test.skipIf(!isInstalled)(
     const picture = bob.page.getByLabel(bob.text("callRemoteCamera", { name: "Ada" }));
     await picture.waitFor();
     await expect.poll(async () => (await bob.hears(1_000)).frames).toBeGreaterThan(5);
+    await bob.click("callPip");
+    await expect.poll(() => bob.page.evaluate(smallWindow)).toBe(bob.text("callRemoteCamera", { name: "Ada" }));
     await ada.click("callCameraOff");
     await picture.waitFor({ state: "detached" });
+    // The small window closes with its picture.
+    await expect.poll(() => bob.page.evaluate(smallWindow)).toBeUndefined();
   },
   120_000,
 );
@@ -230,6 +234,9 @@ test.skipIf(!isInstalled)(
   },
   150_000,
 );
+
+/** The label of the picture in the small window. */
+const smallWindow = () => document.pictureInPictureElement?.ariaLabel ?? undefined;
 
 /** Gives the page a camera that shows a picture. */
 async function holdBeforeCamera(source: string): Promise<void> {
