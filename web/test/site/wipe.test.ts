@@ -77,6 +77,49 @@ test.skipIf(!isInstalled)(
   300_000,
 );
 
+/** Opens the page in a second tab, where it says that the first one uses the profile. */
+async function openSecondTab(first: Visitor): Promise<Visitor> {
+  const second = await Visitor.openIn(first.context, first.name, site.federationUrl);
+  await second.seesText("statusInUse");
+  return second;
+}
+
+test.skipIf(!isInstalled).each(["panic", "start-over"] as const)(
+  "%s in a second tab ends the call of the first one, which stores nothing again",
+  async (cause) => {
+    const [ada, bob] = await site.openTwo();
+    await pair(ada, bob);
+    await ada.call("Bob");
+    await bob.click("callAccept");
+    await Promise.all([ada.talks(), bob.talks()]);
+    const second = await openSecondTab(ada);
+    if (cause === "panic") {
+      expect(await second.page.evaluate(pressPanicKey)).toBeDefined();
+    } else {
+      await second.click("settingsTitle");
+      await second.click("settingsWipe");
+      await second.click("settingsWipeSure");
+    }
+    await bob.sees("end_peer_hung_up");
+    await ada.page.locator(".neutral").waitFor();
+    expect(await ada.page.evaluate(() => document.body.textContent)).not.toContain("Bob");
+    expect(await ada.page.title()).toBe("Not Found");
+    if (cause === "panic") {
+      await expect.poll(() => traces(second)).toEqual([]);
+    } else {
+      await second.sees("welcomeTitle");
+      // A person can start anew while the other tab is still open.
+      await second.page.goto("about:blank");
+      await second.page.goto(site.federationUrl);
+      await second.start();
+    }
+    // The neutral page has no icon, so the browser may ask the server for one.
+    expect(ada.errors.filter((text) => !text.includes("404"))).toEqual([]);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  },
+  150_000,
+);
+
 test.skipIf(!isInstalled)(
   "nothing outside of the page shows a call, unless that is switched on",
   async () => {
