@@ -31,6 +31,18 @@ function silence(): void {
     constraints?.audio ? new AudioContext().createMediaStreamDestination().stream : original(constraints);
 }
 
+/** Collects the tracks that the page opens. */
+function collectTracks(): void {
+  const tracks: MediaStreamTrack[] = [];
+  const original = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = async (constraints) => {
+    const stream = await original(constraints);
+    tracks.push(...stream.getTracks());
+    return stream;
+  };
+  Object.assign(globalThis, { tracks });
+}
+
 /** Lets an element sound only if it was played in a click once, as Safari does. */
 function playOnlyAfterClick(): void {
   const unlocked = new WeakSet<HTMLMediaElement>();
@@ -156,6 +168,22 @@ describe.skipIf(!isInstalled)("the diagnosis names", () => {
     },
     120_000,
   );
+
+  test("nothing while it works, and lets go of the devices that it has tried", async () => {
+    const ada = await site.open("Ada");
+    await ada.page.addInitScript(collectTracks);
+    await ada.page.reload();
+    await ada.start();
+    expect(await faults(ada)).toEqual({});
+    const tracks = () =>
+      ada.page.evaluate(() =>
+        (globalThis as unknown as { tracks: MediaStreamTrack[] }).tracks.map(
+          ({ kind, readyState }) => `${kind} ${readyState}`,
+        ),
+      );
+    expect((await tracks()).toSorted()).toEqual(["audio ended", "video ended"]);
+    await ada.context.close();
+  }, 120_000);
 
   test("a microphone that delivers silence", async () => {
     const ada = await site.open("Ada");
