@@ -28,7 +28,13 @@ const ALONE = [
 ].map((name) => `test/${name}${SUFFIX}`);
 
 const exclude = testsToSkip();
-const common = { globalSetup: "test/support/global-setup.ts", testTimeout: 20_000 };
+// A test waits up to 30 s for each condition (`PATIENCE`), and so do the hooks that start and stop browsers.
+const common = {
+  globalSetup: "test/support/global-setup.ts",
+  testTimeout: 60_000,
+  hookTimeout: 60_000,
+  expect: { poll: { timeout: 30_000 } },
+};
 // What is measured in place of tests: by `npm run figures` and `npm run compare`.
 const { FIGURES, COMPARE } = process.env;
 const measurement =

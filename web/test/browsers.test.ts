@@ -34,13 +34,11 @@ async function open(name: BrowserName): Promise<Tab> {
 }
 
 async function hearsTone(tab: Tab): Promise<void> {
-  const heard = await until(
+  await until(
     "the tone",
     () => tab.run("hears"),
-    (sound) => (sound?.decibels ?? -200) > -60,
+    (sound) => sound !== undefined && (sound.decibels ?? -200) > -60 && Math.abs(sound.hertz - 660) < 20,
   );
-  expect(heard?.hertz).toBeGreaterThan(640);
-  expect(heard?.hertz).toBeLessThan(680);
 }
 
 describe.each(installed)("%s", (name) => {
@@ -88,13 +86,13 @@ test.each(pairs)(
           () => tab.run("iceNames"),
           (names) => names.every((name, at) => name !== former[at]),
         );
-        expect(await tab.run("state")).toBe("connected");
         await hearsTone(tab);
+        await untilState(tab, "connected");
       }
     }
     await b.run("hangUp");
     await untilState(a, "ended");
     await Promise.all([a.run("close"), b.run("close")]);
   },
-  90_000,
+  120_000,
 );

@@ -84,5 +84,5 @@ test.skipIf(!isPossible)(
       .filter(({ type }) => type === "call_offer" || type === "call_answer");
     expect(new Set(payloads.map(({ payload }) => payload?.length)).size, "offers and answers have one length").toBe(1);
   },
-  90_000,
+  150_000,
 );

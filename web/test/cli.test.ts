@@ -92,14 +92,13 @@ test.each(installed)(
     const call = new Command(["call", ...profile, "Ada", "--seconds", "2"]);
     await untilRinging(tab);
     await tab.run("accept");
-    const sound = await until(
+    await until(
       "the tone",
       () => tab.run("hears"),
-      (found) => (found?.decibels ?? -200) > -60,
+      (sound) => (sound?.decibels ?? -200) > -60 && (sound?.hertz ?? 0) > 300,
     );
-    expect(sound?.hertz).toBeGreaterThan(300);
     expect(await call.exited).toBe(0);
     await tab.run("close");
   },
-  90_000,
+  120_000,
 );

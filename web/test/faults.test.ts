@@ -107,7 +107,7 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
       await federation.revive(killed);
       await Promise.all([a.run("close"), b.run("close")]);
     },
-    90_000,
+    150_000,
   );
 
   test("of which none has a relay: the call rings until it is accepted without one", async () => {
@@ -120,7 +120,7 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     for (const tab of [a, b]) await untilState(tab, "connected");
     await a.run("hangUp");
     await Promise.all([a.run("close"), b.run("close")]);
-  }, 90_000);
+  }, 150_000);
 
   test("of which the caller's is killed in the call: nothing is missing, and a new path can be made", async () => {
     const { a, b, contact, nodeA } = await pairedOnTwoNodes();
@@ -153,33 +153,78 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     );
     const after = await b.run("statistics");
     expect((after?.packetsLost ?? 0) - (before?.packetsLost ?? 0)).toBeLessThan(10);
-    for (const tab of [a, b]) expect(await tab.run("state")).toBe("connected");
+    for (const tab of [a, b]) await untilState(tab, "connected");
     // The hangup takes the way over the other node.
     await a.run("hangUp");
     await untilState(b, "ended");
     await federation.revive(nodeA);
     await Promise.all([a.run("close"), b.run("close")]);
-  }, 90_000);
+  }, 150_000);
 
-  test("of which one is loaded again: it comes back into the call, and nothing rings", async () => {
-    const { a, b, contact } = await pairedOnTwoNodes();
+  /** Two pages in a call. */
+  async function talking() {
+    const pages = await pairedOnTwoNodes();
+    const { a, b, contact } = pages;
     await a.run("call", contact);
     await untilRinging(b);
     await b.run("accept");
     for (const tab of [a, b]) await untilState(tab, "connected");
-    // The page records the call when media flows.
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    await a.reload();
-    await a.run("start", options());
-    expect(await a.run("rejoin")).toBe(true);
-    for (const tab of [a, b]) await untilState(tab, "connected");
-    expect(await b.run("ringing")).toBe(0);
-    expect((await b.run("hears"))?.decibels).toBeGreaterThan(-60);
+    return pages;
+  }
+
+  async function untilHeard(tab: Tab): Promise<void> {
+    await until(
+      "the sound",
+      () => tab.run("hears"),
+      (sound) => (sound?.decibels ?? -200) > -60,
+    );
+  }
+
+  test("of which each is loaded again, one of them twice: it comes back into the call, and nothing rings", async () => {
+    const { a, b } = await talking();
+    for (const [here, there] of [
+      [a, b],
+      [a, b],
+      [b, a],
+    ] as const) {
+      await until(
+        "the page has recorded the call",
+        () => here.run("recordsCall"),
+        (isRecorded) => isRecorded,
+      );
+      await here.reload();
+      await here.run("start", options());
+      expect(await here.run("rejoin")).toBe(true);
+      for (const tab of [here, there]) await untilState(tab, "connected");
+      expect(await there.run("ringing")).toBe(0);
+      for (const tab of [here, there]) await untilHeard(tab);
+    }
     await b.run("hangUp");
     await untilState(a, "ended");
     expect(await a.run("rejoin")).toBe(false);
     await Promise.all([a.run("close"), b.run("close")]);
-  }, 90_000);
+  }, 240_000);
+
+  test.each(["offer", "answer"])(
+    "of which one sends an %s that cannot be applied: both end the call, and can call again",
+    async (type) => {
+      const { a, b, contact } = await talking();
+      const [liar, victim] = type === "offer" ? [a, b] : [b, a];
+      await liar.run("corruptDescriptions");
+      await a.run("restart");
+      for (const tab of [a, b]) await untilState(tab, "ended");
+      const reasons = async (tab: Tab) => (await tab.run("log")).filter(({ event }) => event === "ended");
+      expect(await reasons(victim)).toMatchObject([{ reason: "hung-up" }]);
+      expect(await reasons(liar)).toMatchObject([{ reason: "peer-hung-up" }]);
+      await a.run("call", contact);
+      await untilRinging(b);
+      await b.run("accept");
+      for (const tab of [a, b]) await untilState(tab, "connected");
+      await a.run("hangUp");
+      await Promise.all([a.run("close"), b.run("close")]);
+    },
+    150_000,
+  );
 });
 
 describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ index }) => {
@@ -237,7 +282,7 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     );
     expect(JSON.stringify(checked)).toContain("its list is older than one that was seen before");
     await tab.run("close");
-  }, 90_000);
+  }, 150_000);
 
   test("does not take a node with the wrong key", async () => {
     const [first, second] = federation.nodes;

@@ -6,7 +6,7 @@ import { WebSocket as NodeWebSocket, type WebSocket as Peer, WebSocketServer } f
 import { concat, fromBase64url, randomBytes, toBase64, toBase64url, utf8 } from "../src/core/bytes.js";
 import { ConnectError, SignallingClient } from "../src/core/client.js";
 import { SystemClock, Timers } from "../src/core/clock.js";
-import { newPairing } from "../src/core/contact.js";
+import { type Contact, dayOf, newPairing, ownInbox, type Pairing } from "../src/core/contact.js";
 import { type Signer, signerOfSeed } from "../src/core/ed25519.js";
 import { urlOf } from "../src/core/endpoint.js";
 import { FinishedCalls } from "../src/core/finished-calls.js";
@@ -16,7 +16,7 @@ import { Negotiation } from "../src/core/negotiation.js";
 import { DiscoverError } from "../src/core/node-finder.js";
 import { MemoryProfileStore } from "../src/core/profile.js";
 import { Refusals } from "../src/core/refusals.js";
-import { federationId } from "../src/core/statements.js";
+import { decodeLease, federationId } from "../src/core/statements.js";
 import { hkdfKey, x25519OfBytes } from "../src/core/x25519.js";
 import { readAlternatives } from "../src/discovery/alternatives.js";
 import { Discovery, type DiscoveryOptions } from "../src/discovery/discovery.js";
@@ -33,7 +33,7 @@ afterEach(async () => {
 });
 
 /** What a hostile node does with a message; without a handler it answers nothing. */
-type Behaviour = (message: Json, peer: Peer, node: HostileNode) => void;
+type Behaviour = (message: Json, peer: Peer, node: HostileNode) => void | Promise<void>;
 
 interface HostileNode {
   readonly url: string;
@@ -68,7 +68,7 @@ async function startNode(behave: Behaviour = () => {}, seed = randomBytes(32)): 
       const challenge = fromBase64url(message.challenge, 32) ?? new Uint8Array(32);
       const proof = await key.sign(concat(utf8("chappe/prove/v1\0"), challenge, nonce, utf8(url)));
       peer.send(JSON.stringify({ type: "proof", id: "prove", signature: toBase64url(proof) }));
-      behave(message, peer, node);
+      await behave(message, peer, node);
     });
   });
   closing.push(() => {
@@ -78,8 +78,7 @@ async function startNode(behave: Behaviour = () => {}, seed = randomBytes(32)): 
   return node;
 }
 
-async function contactStore(): Promise<MemoryProfileStore> {
-  const store = new MemoryProfileStore();
+async function makeContact(name: string): Promise<Contact> {
   const pairing = await newPairing({
     role: "a",
     secret: await hkdfKey(randomBytes(32)),
@@ -87,9 +86,15 @@ async function contactStore(): Promise<MemoryProfileStore> {
     peerRoot: (await signerOfSeed(randomBytes(32))).publicKey,
   });
   const identity = randomBytes(32);
-  const contact = { id: toBase64url(identity), name: "Bob", identity, pairings: [pairing], inUse: 0 };
-  const contacts = [{ ...contact, isProved: true, isBlocked: false, nodes: [] }];
-  await store.save({ name: "Ada", identity: await x25519OfBytes(randomBytes(32)), contacts });
+  const id = toBase64url(identity);
+  return { id, name, identity, pairings: [pairing], inUse: 0, isProved: true, isBlocked: false, nodes: [] };
+}
+
+/** The profile of somebody with these contacts. */
+async function contactStore(contacts?: readonly Contact[]): Promise<MemoryProfileStore> {
+  const store = new MemoryProfileStore();
+  const identity = await x25519OfBytes(randomBytes(32));
+  await store.save({ name: "Ada", identity, contacts: contacts ?? [await makeContact("Bob")] });
   return store;
 }
 
@@ -127,6 +132,52 @@ describe("a client", () => {
       await client.close();
     }
   }, 30_000);
+
+  test.each([
+    ["no lease", () => undefined],
+    ["bytes that nobody has signed", () => randomBytes(200)],
+    ["the lease of another inbox", (sent: Uint8Array[]) => sent.at(-1)],
+  ] as const)(
+    "stays where the leases of one contact are rejected with %s, attaches the others, and names the contact",
+    async (_, leaseOf) => {
+      const contacts = await Promise.all(["Bob", "Cay", "Dan"].map(makeContact));
+      const [bob] = contacts as [Contact];
+      const today = dayOf(Date.now() / 1000);
+      const days = [today - 1, today, today + 1];
+      const refused = await Promise.all(days.map((day) => ownInbox(bob.pairings[0] as Pairing, day)));
+      const texts = refused.map(({ text }) => text);
+      const attaches: string[][] = [];
+      const node = await startNode(async (message, peer) => {
+        if (message.type !== "attach") return;
+        const sent = (message.inboxes as { lease: string }[]).map(({ lease }) => Buffer.from(lease, "base64url"));
+        const leases = await Promise.all(sent.map(decodeLease));
+        const inboxes = leases.map((lease) => toBase64url(lease?.inbox ?? new Uint8Array()));
+        attaches.push(inboxes);
+        const lease = leaseOf(sent);
+        const rejected = inboxes.flatMap((inbox, index) =>
+          texts.includes(inbox) ? [{ index, code: "bad_lease", ...(lease && { lease: toBase64url(lease) }) }] : [],
+        );
+        reply(message, peer, { type: "attached", ttl: 1, rejected });
+      });
+      const client = clientOf({ nodes: [node.address] }, await contactStore(contacts));
+      const named: string[] = [];
+      client.addEventListener("inboxrejected", ({ detail: { contact, reason } }) => named.push(`${contact} ${reason}`));
+      const disconnected = vi.fn();
+      client.addEventListener("disconnected", disconnected);
+      await client.connect();
+      // Around midnight, Bob has an inbox of two days.
+      expect(new Set(named)).toEqual(new Set([`${bob.id} invalid`]));
+      const others = attaches[0]?.filter((inbox) => !texts.includes(inbox)) ?? [];
+      expect(others.length).toBeGreaterThanOrEqual(2);
+      // They are renewed after some seconds, in the same session. The rejected inbox is not tried again so soon.
+      const renewed = () => attaches.slice(1).flat();
+      await eventually("the others are renewed", () => others.every((inbox) => renewed().includes(inbox)));
+      expect(renewed().filter((inbox) => texts.includes(inbox))).toEqual([]);
+      expect(node.received.filter(({ type }) => type === "prove")).toHaveLength(1);
+      expect(disconnected).not.toHaveBeenCalled();
+    },
+    60_000,
+  );
 
   test("does not count as connected where nodes refuse for reasons of their own", async () => {
     const nodes = await Promise.all([1, 2, 3].map(() => startNode(refusing)));
@@ -323,7 +374,7 @@ describe("a node that stops", () => {
       const leaving = await startNode((message, peer, node) => {
         if (message.type === "prove") proved.push(peer);
         if (message.type === when) peer.send(leave([record]));
-        refusing(message, peer, node);
+        void refusing(message, peer, node);
       });
       const store = when === "attach" ? await contactStore() : undefined;
       const client = clientOf({ nodes: [leaving.address], roots }, store);

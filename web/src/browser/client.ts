@@ -217,12 +217,15 @@ export class Client extends TypedEventTarget<ClientEvents> {
   #track(call: Call): Call {
     const { clock, timers } = this.#signalling;
     this.#calls.add(call);
+    let cancel = () => {};
     const record = () => {
+      cancel();
       if (!this.#calls.has(call)) return;
       this.#record({ call: call.id, contact: call.contact, at: clock.unixMs() });
-      timers.at(clock.now() + RECORD_CALL_EVERY, record);
+      cancel = timers.at(clock.now() + RECORD_CALL_EVERY, record);
     };
-    call.addEventListener("connected", record, { once: true });
+    // Again each time: after the other side has come back, the call has another id.
+    call.addEventListener("connected", record);
     call.addEventListener("ended", () => {
       this.#calls.delete(call);
       this.#record(undefined);

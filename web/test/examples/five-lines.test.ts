@@ -72,5 +72,5 @@ test.skipIf(!isInstalled)(
     await bob.click("#hang-up");
     await Promise.all([text(ada, "state", /^peer-hung-up$/), text(bob, "state", /^hung-up$/)]);
   },
-  90_000,
+  120_000,
 );

@@ -26,4 +26,4 @@ test("two processes pair, and print the same words", async () => {
   expect(words).toMatch(/^words: \w+( \w+){3}$/);
   expect(ada.stdout).toBe(`${words}\n`);
   expect(await exited).toBe(0);
-}, 30_000);
+}, 60_000);

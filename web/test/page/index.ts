@@ -1,5 +1,6 @@
 /** The page of the browser tests: a client whose steps the test runs from outside. */
 
+import { Database } from "../../src/browser/database.js";
 import { Capture, CaptureError, type CaptureSource } from "../../src/capture.js";
 import { offerText } from "../../src/core/messages.js";
 import { seal } from "../../src/core/seal.js";
@@ -92,6 +93,12 @@ const steps = {
     call.hangUp();
     await ended;
     return { rangAfter, soundAfter };
+  },
+
+  /** Whether the database names the call that this page is in. */
+  async recordsCall() {
+    stored ??= new Database("chappe");
+    return active !== undefined && (await stored.profile.load())?.activeCall?.call === active.id;
   },
 
   async rejoin() {
@@ -210,6 +217,18 @@ const steps = {
   hangUp: () => active?.hangUp(),
   restart: () => active?.restart(),
   state: () => active?.state,
+  /** From now on, the descriptions of this call have the lines of the profile, and no browser can apply them. */
+  corruptDescriptions() {
+    const peer = active?.peerConnection;
+    if (peer === undefined) throw new Error("no connection");
+    const { get } = Object.getOwnPropertyDescriptor(RTCPeerConnection.prototype, "localDescription") ?? {};
+    Object.defineProperty(peer, "localDescription", {
+      get: () => {
+        const description: RTCSessionDescription | null = get?.call(peer) ?? null;
+        return description && { type: description.type, sdp: description.sdp.replace(/^a=fingerprint:.*\r\n/gm, "") };
+      },
+    });
+  },
   /** What names the two ends of the connection, anew after each restart. */
   iceNames() {
     const { currentLocalDescription, currentRemoteDescription } = active?.peerConnection ?? {};
@@ -368,6 +387,7 @@ let shownPairing: Promise<Awaited<ReturnType<Client["pair"]>>> | undefined;
 let context: AudioContext | undefined;
 const player = document.createElement("audio");
 let capture: Capture | undefined;
+let stored: Database | undefined;
 const unplugged = new Set<string>();
 
 /** What a call sends: the sources that were opened, or a tone. */

@@ -28,5 +28,5 @@ test.skipIf(!isInstalled)(
     expect([...ada.errors, ...bob.errors]).toEqual([]);
     await Promise.all([ada.context.close(), bob.context.close()]);
   },
-  90_000,
+  150_000,
 );

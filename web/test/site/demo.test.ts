@@ -37,5 +37,5 @@ test.skipIf(!isInstalled)(
     await bob.sees("end_peer_hung_up");
     expect([...ada.errors, ...bob.errors]).toEqual([]);
   },
-  90_000,
+  150_000,
 );

@@ -96,7 +96,7 @@ describe.skipIf(!isInstalled).each(["en", "ar"])("in %s", (locale) => {
     await see(ada, "10-talk-words");
     await ada.click("wordsSame");
     await ada.click("callPath");
-    await ada.page.waitForTimeout(3_500);
+    await ada.page.locator(".path-media[data-live=true]").waitFor();
     await see(ada, "11-talk-path");
     await ada.click("callPath");
     await ada.click("callCameraOn");

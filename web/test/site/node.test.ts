@@ -43,5 +43,5 @@ test.skipIf(!isInstalled)(
     expect((await fetch(`${first}healthz`)).status).toBe(200);
     await Promise.all([ada.context.close(), bob.context.close()]);
   },
-  90_000,
+  150_000,
 );

@@ -36,9 +36,9 @@ test.skipIf(!isInstalled)(
     expect(node).toBeDefined();
 
     await site.federation.kill(node?.id ?? "");
-    await expect.poll(ownNode, { timeout: 30_000 }).not.toBe(before);
-    expect(site.federation.nodes.map(({ id }) => id.slice(0, before.length))).toContain(await ownNode());
-    await expect.poll(async () => (await bob.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+    const others = site.federation.nodes.filter((one) => one !== node).map(({ id }) => id.slice(0, before.length));
+    await expect.poll(async () => others.includes(await ownNode())).toBe(true);
+    await expect.poll(async () => (await bob.hears(2_000)).energy).toBeGreaterThan(AUDIBLE);
   },
   120_000,
 );
@@ -53,10 +53,10 @@ test.skipIf(!isInstalled)(
     await ada.page.locator(".talk-time", { hasText: /Reconnecting, \d+ s/ }).waitFor();
     await bob.page.reload();
     await Promise.all([ada.talks(), bob.talks()]);
-    await expect.poll(async () => (await ada.hears(2_000)).energy, { timeout: 20_000 }).toBeGreaterThan(AUDIBLE);
+    await expect.poll(async () => (await ada.hears(2_000)).energy).toBeGreaterThan(AUDIBLE);
     await ada.click("callHangUp");
     await bob.sees("end_peer_hung_up");
     expect([...ada.errors, ...bob.errors].filter((text) => !/WebSocket connection|ERR_/.test(text))).toEqual([]);
   },
-  90_000,
+  150_000,
 );

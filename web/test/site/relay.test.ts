@@ -29,7 +29,7 @@ test.skipIf(!isInstalled)(
     await ada.call("Bob");
     await bob.click("callAccept");
     await Promise.all([ada.talks(), bob.talks()]);
-    await expect.poll(async () => (await bob.hears(2_000)).energy, { timeout: 15_000 }).toBeGreaterThan(AUDIBLE);
+    await expect.poll(async () => (await bob.hears(2_000)).energy).toBeGreaterThan(AUDIBLE);
     await ada.seesText("seenNothing", { name: "Bob" });
     await bob.seesText("seenNothing", { name: "Ada" });
     await ada.click("callPath");
@@ -41,7 +41,7 @@ test.skipIf(!isInstalled)(
     await bob.sees("end_peer_hung_up");
     expect([...ada.errors, ...bob.errors]).toEqual([]);
   },
-  90_000,
+  150_000,
 );
 
 test.skipIf(!isInstalled)(
@@ -57,5 +57,5 @@ test.skipIf(!isInstalled)(
     expect(await verdict("turnTcp")).toBe("good");
     expect(await verdict("microphone")).toBe("good");
   },
-  60_000,
+  120_000,
 );

@@ -1,5 +1,7 @@
 /** The person's own name, and what a caller sees whose rings are refused. */
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { hasChromium } from "../examples/chromium.js";
 import { startFederation } from "../support/federation.js";
@@ -41,7 +43,61 @@ test.skipIf(!isInstalled)(
     expect([...ada.errors, ...bob.errors]).toEqual([]);
     await Promise.all([ada.context.close(), bob.context.close()]);
   },
-  60_000,
+  120_000,
+);
+
+test.skipIf(!isInstalled)(
+  "a name that the browser cannot store is not changed, and the person is told",
+  async () => {
+    const ada = await site.open("Ada");
+    await ada.start();
+    await ada.click("settingsTitle");
+    const save = ada.page.locator("form", { has: ownName(ada) }).getByRole("button");
+    await ada.page.evaluate(() => {
+      IDBObjectStore.prototype.put = () => {
+        throw new DOMException("", "QuotaExceededError");
+      };
+    });
+    await ownName(ada).fill("Ada Lovelace");
+    await save.click();
+    await ada.seesText("settingsNameFault");
+    await ada.page.reload();
+    await ada.seesText("statusConnected");
+    await ada.click("settingsTitle");
+    expect(await ownName(ada).inputValue()).toBe("Ada");
+    // It can be saved later.
+    await ownName(ada).fill("Ada Lovelace");
+    await save.click();
+    await save.waitFor({ state: "detached" });
+    expect(await ada.page.getByText(ada.text("settingsNameFault")).count()).toBe(0);
+    expect(ada.errors).toEqual([]);
+    await ada.context.close();
+  },
+  120_000,
+);
+
+test.skipIf(!isInstalled)(
+  "a profile's file that cannot be read is named as the cause, and the person can start without it",
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "chappe-import-"));
+    const path = join(folder, "profile.txt");
+    writeFileSync(path, "a profile");
+    const ada = await site.open("Ada");
+    await ada.page.getByLabel(ada.text("welcomeName"), { exact: true }).fill("Ada");
+    await ada.page.getByText(ada.text("welcomeMore"), { exact: true }).click();
+    const file = ada.page.getByLabel(ada.text("welcomeFile"));
+    await file.setInputFiles(path);
+    // Somebody moves it before it is read.
+    rmSync(folder, { recursive: true });
+    await ada.click("welcomeStart");
+    await ada.seesText("settingsExportFault_unreadable");
+    await file.setInputFiles([]);
+    await ada.click("welcomeStart");
+    await ada.seesText("statusConnected");
+    expect(ada.errors).toEqual([]);
+    await ada.context.close();
+  },
+  120_000,
 );
 
 test.skipIf(!isInstalled)(
@@ -59,7 +115,7 @@ test.skipIf(!isInstalled)(
     expect([...ada.errors, ...bob.errors]).toEqual([]);
     await Promise.all([ada.context.close(), bob.context.close()]);
   },
-  60_000,
+  120_000,
 );
 
 test.skipIf(!isInstalled)(
@@ -104,5 +160,5 @@ test.skipIf(!isInstalled)(
     expect([...other.errors, ...bob.errors]).toEqual([]);
     await Promise.all([other.context.close(), bob.context.close()]);
   },
-  90_000,
+  150_000,
 );

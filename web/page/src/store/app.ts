@@ -12,6 +12,9 @@ import { Vault } from "./vault.js";
 const OWN_DATABASE = /^(page-)?chappe(-|$)/;
 const OWN_CACHE = "chappe-page-";
 
+/** Where tabs of the page tell each other that everything is wiped. They have one storage, whichever profile each uses. */
+const WIPE_CHANNEL = "chappe-page-wipe";
+
 /** What a person enters at the first start. */
 export interface FirstStart {
   readonly federation: Federation;
@@ -31,10 +34,14 @@ export class App {
   readonly link: Signal<string | undefined> = signal(undefined);
   /** What a screen reader says. */
   readonly announcement: Signal<string> = signal("");
+  /** Called when another tab deletes everything that is stored. */
+  onWipedElsewhere = (): void => {};
   readonly #vault: Vault;
   readonly #profile: string;
+  readonly #tabs = new BroadcastChannel(WIPE_CHANNEL);
 
   constructor(fragment: Fragment) {
+    this.#tabs.onmessage = () => this.onWipedElsewhere();
     this.#profile = fragment.profile;
     this.#vault = new Vault(`page-${databaseOf(fragment.profile)}`);
     this.settings = new SettingsStore(this.#vault);
@@ -85,16 +92,11 @@ export class App {
     this.#open({ federation, name, isExportable: false, link: undefined });
   }
 
-  /** Deletes everything that this page has stored in the browser. */
+  /** Deletes everything that this page has stored in the browser. Its other tabs end their calls. */
   async wipe(): Promise<void> {
-    const session = this.session.value;
-    // From now on nothing of this page is stored, and nothing is shown outside of it.
+    this.#tabs.postMessage("wiped");
+    const session = this.#endSession();
     const wiped = this.#vault.wipe();
-    this.session.value = undefined;
-    session?.desk.capture.closeAll();
-    session?.desk.sound.stop();
-    session?.desk.hangUp();
-    session?.pairing.cancel();
     const profile = session === undefined ? deleteDB(databaseOf(this.#profile)) : session.client.wipe();
     // One that fails must not keep the others.
     await Promise.allSettled([wiped, profile]);
@@ -107,6 +109,23 @@ export class App {
       ...cached.map((name) => caches.delete(name)),
       worker,
     ]);
+  }
+
+  /** Ends the call and the session, since another tab deletes what is stored. */
+  async leave(): Promise<void> {
+    await this.#endSession()?.client.close();
+  }
+
+  /** From now on nothing of this page is stored, and nothing is shown outside of it. Returns the session of before. */
+  #endSession(): Session | undefined {
+    const session = this.session.value;
+    this.#vault.abandon();
+    this.session.value = undefined;
+    session?.desk.capture.closeAll();
+    session?.desk.sound.stop();
+    session?.desk.hangUp();
+    session?.pairing.cancel();
+    return session;
   }
 
   /** Wipes, and begins with the first start. */

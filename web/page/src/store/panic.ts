@@ -10,7 +10,7 @@ export interface NeutralPage {
   readonly text: string;
 }
 
-/** Listens for the panic key. */
+/** Listens for the panic key. Another tab that wipes, for whatever reason, makes this one neutral, too. */
 export function listenForPanic(app: App, neutral: () => NeutralPage): void {
   let last = Number.NEGATIVE_INFINITY;
   const handle = (event: KeyboardEvent) => {
@@ -20,13 +20,18 @@ export function listenForPanic(app: App, neutral: () => NeutralPage): void {
     if (!isSecond) return;
     removeEventListener("keydown", handle, { capture: true });
     event.stopImmediatePropagation();
-    panic(app, neutral());
+    showNeutral(neutral());
+    app.wipe().catch(() => undefined);
   };
   addEventListener("keydown", handle, { capture: true });
+  app.onWipedElsewhere = () => {
+    showNeutral(neutral());
+    app.leave().catch(() => undefined);
+  };
 }
 
-/** Shows the neutral page at once, and wipes. */
-export function panic(app: App, { title, text }: NeutralPage): void {
+/** Shows the neutral page in place of this one. */
+function showNeutral({ title, text }: NeutralPage): void {
   const heading = document.createElement("h1");
   heading.textContent = title;
   const paragraph = document.createElement("p");
@@ -39,5 +44,4 @@ export function panic(app: App, { title, text }: NeutralPage): void {
   document.title = title;
   for (const link of document.querySelectorAll("link[rel~='icon'], link[rel='manifest']")) link.remove();
   history.replaceState(null, "", location.href.replace(/#.*/, ""));
-  app.wipe().catch(() => undefined);
 }

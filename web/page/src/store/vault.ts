@@ -46,9 +46,14 @@ export class Vault {
     await (await this.#open()).delete(STORE, key);
   }
 
+  /** Writes nothing from now on: another tab deletes the database. */
+  abandon(): void {
+    this.#isWiped = true;
+  }
+
   /** Deletes the database. The key goes first, so that what the browser keeps in its files cannot be read. */
   async wipe(): Promise<void> {
-    this.#isWiped = true;
+    this.abandon();
     const opened = this.#opened;
     this.#opened = undefined;
     const database = await opened?.catch(() => undefined);

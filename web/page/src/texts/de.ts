@@ -233,6 +233,7 @@ export const de: Texts = {
   settingsTitle: "Einstellungen",
   settingsName: "Dein Name",
   settingsNameHelp: "Neue Kontakte sehen ihn. Deine Kontakte behalten den Namen, unter dem sie dich kennen.",
+  settingsNameFault: "Der Browser konnte den Namen nicht speichern.",
   settingsLook: "Aussehen",
   settingsTheme: "Farben",
   settingsTheme_system: "Wie das System",
@@ -260,6 +261,7 @@ export const de: Texts = {
   settingsExportFault_not_exportable: "Dieses Profil hat Schlüssel, die diesen Browser nicht verlassen können.",
   settingsExportFault_not_a_profile: "Diese Datei ist kein exportiertes Profil.",
   settingsExportFault_wrong_passphrase: "Die Passphrase gehört nicht zur Datei, oder die Datei ist beschädigt.",
+  settingsExportFault_unreadable: "Die Datei lässt sich nicht lesen. Wähle sie noch einmal aus.",
   settingsWipe: "Alles löschen",
   settingsWipeHelp:
     "Schlüssel, Kontakte und Einstellungen werden in diesem Browser gelöscht. Deine Kontakte müssen sich neu mit dir koppeln.",

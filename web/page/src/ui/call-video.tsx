@@ -20,6 +20,15 @@ export function Video({ stream, label, kind, onElement }: VideoProps) {
     onElement?.(video.current);
     return () => onElement?.(null);
   }, [stream, onElement]);
+  useEffect(() => {
+    const element = video.current;
+    // A small window outlives its element, with the last picture.
+    return () => {
+      if (element !== null && document.pictureInPictureElement === element) {
+        document.exitPictureInPicture().catch(() => undefined);
+      }
+    };
+  }, []);
   return <video ref={video} class="video" data-kind={kind} muted playsInline aria-label={label} />;
 }
 

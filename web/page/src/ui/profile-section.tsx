@@ -15,28 +15,41 @@ function OwnName() {
   const [name, setName] = useState(stored || settings.value.value.name);
   // Without a profile in use, as in a second tab, nothing can be changed.
   const isChanged = stored !== "" && name.trim() !== "" && name !== stored;
+  const [isFailed, setIsFailed] = useState(false);
   const save = async () => {
-    await client.setName(name);
+    const isSaved = await client.setName(name).then(
+      () => true,
+      () => false,
+    );
+    setIsFailed(!isSaved);
+    if (!isSaved) return;
     setName(client.name);
     await settings.change({ name: client.name });
   };
   return (
-    <form
-      class="row field-row"
-      onSubmit={(event) => {
-        event.preventDefault();
-        if (isChanged) void save();
-      }}
-    >
-      <Field
-        label={t("settingsName")}
-        help={t("settingsNameHelp")}
-        value={name}
-        onInput={setName}
-        maxLength={MAX_NAME}
-      />
-      {isChanged && <Button type="submit">{t("save")}</Button>}
-    </form>
+    <>
+      <form
+        class="row field-row"
+        onSubmit={(event) => {
+          event.preventDefault();
+          if (isChanged) void save();
+        }}
+      >
+        <Field
+          label={t("settingsName")}
+          help={t("settingsNameHelp")}
+          value={name}
+          onInput={setName}
+          maxLength={MAX_NAME}
+        />
+        {isChanged && <Button type="submit">{t("save")}</Button>}
+      </form>
+      {isFailed && (
+        <p class="fault" role="alert">
+          {t("settingsNameFault")}
+        </p>
+      )}
+    </>
   );
 }
 

@@ -20,7 +20,7 @@ export function Welcome() {
   const [file, setFile] = useState<File>();
   const [passphrase, setPassphrase] = useState("");
   const [isStarting, setIsStarting] = useState(false);
-  const [fileFault, setFileFault] = useState<ProfileFileError["code"]>();
+  const [fileFault, setFileFault] = useState<ProfileFileError["code"] | "unreadable">();
 
   const start = async () => {
     const federation = federationOf(texts);
@@ -30,9 +30,13 @@ export function Welcome() {
     if (found !== undefined && !(found === "nothing" && hasLink)) return;
     const first: FirstStart = { federation, name: name.trim(), rings, isExportable };
     setIsStarting(true);
+    setFileFault(undefined);
     try {
-      if (file === undefined) await app.firstStart(first);
-      else await app.importProfile(await file.text(), passphrase, first);
+      if (file === undefined) return await app.firstStart(first);
+      // It may have been moved or changed since it was chosen, or belong to somebody else.
+      const text = await file.text().catch(() => undefined);
+      if (text === undefined) setFileFault("unreadable");
+      else await app.importProfile(text, passphrase, first);
     } catch (error) {
       if (!(error instanceof ProfileFileError)) throw error;
       setFileFault(error.code);
