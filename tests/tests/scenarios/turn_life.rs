@@ -1,0 +1,113 @@
+//! The life of a node's relay for media: its metrics after many users, and its end.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use chappe_testkit::{
+    PATIENCE,
+    federation::Federation,
+    raw::{Raw, inbox, now_ms},
+};
+use serde_json::json;
+use tokio::{net::UdpSocket, time::timeout};
+
+use crate::turn::{allocate, ice_server, metrics, text, until_metric, with_turn};
+
+/// A socket at an address that peers may have.
+async fn peer() -> (UdpSocket, SocketAddr) {
+    let peer = UdpSocket::bind("127.0.0.2:0").await.expect("a socket");
+    let addr = peer.local_addr().expect("bound");
+    (peer, addr)
+}
+
+/// Discards the packets that have arrived. Returns how many.
+fn discard(peer: &UdpSocket) -> usize {
+    let mut packet = [0; 100];
+    std::iter::from_fn(|| peer.try_recv(&mut packet).ok()).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn media_goes_on_while_the_node_drains_and_ends_at_its_deadline() {
+    const DRAIN: Duration = Duration::from_secs(3);
+    let mut federation = Federation::start(1, |config| {
+        with_turn(config);
+        config.times.drain = DRAIN;
+    })
+    .await;
+    // Its session ends at once, so that only the allocation keeps the node.
+    let server = ice_server(Raw::connect(federation.nodes[0].client_url()).await).await;
+    let turn = federation.nodes[0].addrs().turn.expect("it listens");
+    let (_client, relayed) = allocate(&server, turn).await;
+    let (peer, to) = peer().await;
+    relayed.send_to(b"before", to).await.expect("it is sent");
+    timeout(PATIENCE, peer.readable()).await.expect("in time").expect("a socket");
+
+    let began = Instant::now();
+    let mut last = Duration::ZERO;
+    let mut count = 0;
+    let stopping = tokio::spawn(federation.nodes.remove(0).shutdown());
+    while !stopping.is_finished() {
+        assert!(began.elapsed() < PATIENCE, "the node stops");
+        relayed.send_to(b"during", to).await.expect("it is sent");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let arrived = discard(&peer);
+        if arrived > 0 {
+            (last, count) = (began.elapsed(), count + arrived);
+        }
+    }
+    stopping.await.expect("no panic");
+    assert!(began.elapsed() >= DRAIN, "the running call was waited for");
+    assert!(last >= DRAIN / 2 && count > 10, "the last of {count} packets came after {last:?}");
+    discard(&peer);
+    for _ in 0..10 {
+        // The system reports that nothing listens.
+        let _ = relayed.send_to(b"after", to).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(discard(&peer), 0, "after the end");
+    federation.shutdown().await;
+}
+
+/// The names of all series with their labels.
+fn series(metrics: &str) -> BTreeSet<String> {
+    let values = metrics.lines().filter(|line| !line.starts_with('#'));
+    values.map(|line| line.rsplit_once(' ').expect("a name and a value").0.to_owned()).collect()
+}
+
+// Class 28 of docs/protocol/turn.md.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_users_of_the_relay_add_no_series_to_the_metrics_and_no_label_names_them() {
+    const USERS: usize = 30;
+    let federation = Federation::start(1, with_turn).await;
+    let turn = federation.nodes[0].addrs().turn.expect("it listens");
+    let before = series(&metrics(&federation).await);
+    let (_peer, to) = peer().await;
+    let mut users = Vec::new();
+    for _ in 0..USERS {
+        let mut raw = Raw::connect(federation.nodes[0].client_url()).await;
+        raw.attach(&inbox(1).0, now_ms()).await;
+        raw.send(json!({"type": "get_ice_servers", "id": "i"})).await;
+        let server = raw.expect("ice_servers").await["iceServers"][0].clone();
+        let (client, relayed) = allocate(&server, turn).await;
+        // One peer is allowed, the other refused.
+        relayed.send_to(b"media", to).await.expect("it is sent");
+        assert!(relayed.send_to(b"no", SocketAddr::from(([10, 0, 0, 1], 1))).await.is_err());
+        users.push((raw, server, client, relayed));
+    }
+    until_metric(&federation, "chappe_turn_allocations", USERS as u64).await;
+    until_metric(&federation, "chappe_turn_packets_total", USERS as u64).await;
+    let text_of_metrics = metrics(&federation).await;
+    assert_eq!(series(&text_of_metrics), before);
+    for (_, server, _, relayed) in &users {
+        let name = text(server, "username");
+        let random = name.rsplit(':').next().expect("a word");
+        let port = relayed.local_addr().expect("an address").port().to_string();
+        for secret in [name, random, text(server, "credential"), "127.0.0.", &format!("\"{port}\"")] {
+            assert!(!text_of_metrics.contains(secret), "{secret}");
+        }
+    }
+    federation.shutdown().await;
+}
