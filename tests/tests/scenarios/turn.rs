@@ -173,7 +173,7 @@ async fn packets_reach_a_peer_elsewhere_and_come_back() {
 }
 
 /// A Binding request.
-const BINDING: [u8; 20] = *b"\x00\x01\x00\x00\x21\x12\xa4\x42transaction!";
+pub(crate) const BINDING: [u8; 20] = *b"\x00\x01\x00\x00\x21\x12\xa4\x42transaction!";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stun_http_and_websockets_share_a_port() {

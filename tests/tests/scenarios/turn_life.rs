@@ -1,8 +1,9 @@
-//! The life of a node's relay for media: its metrics after many users, and its end.
+//! The life of a node's relay for media: the protocols on its port, its metrics after many users, and its end.
 
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,11 +11,16 @@ use chappe_testkit::{
     PATIENCE,
     federation::Federation,
     raw::{Raw, inbox, now_ms},
+    tls::Files,
 };
 use serde_json::json;
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
 
-use crate::turn::{allocate, ice_server, metrics, text, until_metric, with_turn};
+use crate::turn::{BINDING, allocate, ice_server, metrics, text, until_metric, with_turn};
 
 /// A socket at an address that peers may have.
 async fn peer() -> (UdpSocket, SocketAddr) {
@@ -68,6 +74,71 @@ async fn media_goes_on_while_the_node_drains_and_ends_at_its_deadline() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(discard(&peer), 0, "after the end");
+    federation.shutdown().await;
+}
+
+/// What a node's port answers to these first bytes: its first 12 bytes, or fewer if it closes the connection. `None` if the
+/// handshake fails.
+async fn first_answer(addr: SocketAddr, files: &Files, alpn: &[&str], bytes: &[u8]) -> Option<String> {
+    let mut tls = files.client();
+    tls.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+    let answering = async {
+        let stream = TcpStream::connect(addr).await.expect("a connection");
+        let mut stream = connector.connect("127.0.0.1".try_into().expect("an address"), stream).await.ok()?;
+        stream.write_all(bytes).await.expect("it is sent");
+        let mut answer = Vec::new();
+        // A connection that is closed without an answer may end with an error.
+        let _ = (&mut stream).take(12).read_to_end(&mut answer).await;
+        Some(String::from_utf8_lossy(&answer).into_owned())
+    };
+    timeout(PATIENCE, answering).await.expect("in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_the_protocol_of_the_handshake_decides_and_without_one_the_first_bytes() {
+    const HTTP: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+    const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    // On channels 0x4000 and 0x4745: the first two bytes of the latter are `GE`.
+    const CHANNEL_DATA: &[u8] = b"\x40\0\0\x04data\r\n\r\n";
+    const LIKE_GET: &[u8] = b"GE\0\x04data\r\n\r\n";
+    let dir = tempfile::tempdir().expect("a folder");
+    let files = Files::make(dir.path());
+    let federation = Federation::start(1, |config| {
+        with_turn(config);
+        config.client.tls_cert = Some(files.certificate());
+        config.client.tls_key = Some(files.key());
+    })
+    .await;
+    let client = federation.nodes[0].addrs().client;
+    // The response to the Binding, up to the middle of its transaction.
+    let bound = format!("\u{1}\u{1}\0\u{c}{}", String::from_utf8_lossy(&BINDING[4..12]));
+    let [bound, ok, switched, bad] =
+        [bound.as_str(), "HTTP/1.1 200", "HTTP/1.1 101", "HTTP/1.1 400"].map(|text| Some(text.to_owned()));
+    let closed = Some(String::new());
+    let (none, http, turn): (&[&str], &[&str], &[&str]) = (&[], &["h2", "http/1.1"], &["stun.turn"]);
+    for (alpn, bytes, expected) in [
+        (none, &BINDING[..], &bound),
+        (none, HTTP, &ok),
+        (none, UPGRADE, &switched),
+        (none, CHANNEL_DATA, &bad),
+        (none, LIKE_GET, &bad),
+        (http, &BINDING, &bad),
+        (http, HTTP, &ok),
+        (http, UPGRADE, &switched),
+        (http, CHANNEL_DATA, &bad),
+        (turn, &BINDING, &bound),
+        (turn, HTTP, &closed),
+        (turn, UPGRADE, &closed),
+        (turn, CHANNEL_DATA, &closed),
+        (&["h2"], HTTP, &None),
+    ] {
+        let answer = first_answer(client, &files, alpn, bytes).await;
+        assert_eq!(answer, *expected, "{alpn:?}: {}", String::from_utf8_lossy(bytes));
+    }
+    // Three with the wrong protocol, and a failed handshake.
+    until_metric(&federation, "chappe_client_handshakes_failed_total", 4).await;
     federation.shutdown().await;
 }
 
