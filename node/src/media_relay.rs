@@ -25,6 +25,7 @@ use url::Url;
 use crate::config::{NodeConfig, TurnSection};
 
 pub(crate) mod external_address;
+pub(crate) mod known_members;
 
 /// The relay ports of other members: the range of RFC 8656, 7.2. Their records do not contain the ports.
 const MEMBER_PORTS: [u16; 2] = [49_152, 65_535];
