@@ -117,7 +117,8 @@ impl Certificates {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(self.clone()));
-        config.alpn_protocols = vec![HTTP_PROTOCOL.to_vec(), TURN_PROTOCOL.to_vec()];
+        // In the order of preference: coturn's client names both for TURN, and a browser names only HTTP for a page.
+        config.alpn_protocols = vec![TURN_PROTOCOL.to_vec(), HTTP_PROTOCOL.to_vec()];
         if !self.challenges.is_empty() {
             config.alpn_protocols.push(CHALLENGE_PROTOCOL.to_vec());
         }

@@ -129,6 +129,7 @@ async fn over_tls_the_protocol_of_the_handshake_decides_and_without_one_the_firs
         (http, UPGRADE, &switched),
         (http, CHANNEL_DATA, &bad),
         (turn, &BINDING, &bound),
+        (&["http/1.1", "stun.turn"], &BINDING, &bound),
         (turn, HTTP, &closed),
         (turn, UPGRADE, &closed),
         (turn, CHANNEL_DATA, &closed),
