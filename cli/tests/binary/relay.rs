@@ -241,7 +241,7 @@ fn fails(transport: &str, error: &str) -> (String, bool, String) {
 }
 
 /// Serves each connection to a free port of loopback on a thread. Returns the address.
-fn serve(serve: fn(std::net::TcpStream)) -> String {
+fn serve(serve: fn(TcpStream)) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("an address").to_string();
     std::thread::spawn(move || {
@@ -253,13 +253,13 @@ fn serve(serve: fn(std::net::TcpStream)) -> String {
 }
 
 /// Answers as a reverse proxy that forwards only HTTP.
-fn refuse_as_http(mut stream: std::net::TcpStream) {
+fn refuse_as_http(mut stream: TcpStream) {
     use std::io::{Read as _, Write as _};
     let _ = stream.read(&mut [0; 1000]);
     let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
 }
 
-fn never_answer(mut stream: std::net::TcpStream) {
+fn never_answer(mut stream: TcpStream) {
     let _ = std::io::copy(&mut stream, &mut std::io::sink());
 }
 
