@@ -9,6 +9,7 @@ use chappe_discovery::{
     CauseError,
     dial::DialError,
     doh::DohError,
+    operator::Health,
     race::confirm::{Confirmation, Disagreement, Unconfirmed},
     reach::{NameError, ReachError},
     source::{SourceError, SourceKind},
@@ -187,6 +188,58 @@ pub(crate) const fn no_relay() -> (&'static str, Explanation) {
     let means = "calls between two networks with strict firewalls or carrier NATs have no way for their media";
     let advice = "the operator has to set turn.listen; if it is set: turn.external, or the month's budget is used up";
     ("the node offers no relay for media", explain(means, advice))
+}
+
+/// Describes and explains that a node's relay makes no allocations now, by the node's page `/health`. Returns `None` if the page
+/// gives no reason.
+pub(crate) fn relay_pauses(health: &Health) -> Option<(&'static str, Explanation)> {
+    const OTHERS: &str = "running calls go on over this relay; new ones need another node";
+    Some(match health.relay.as_deref()? {
+        "draining" => (
+            "the node is stopping: its relay makes no new allocations",
+            explain(
+                "running calls go on over this relay until times.drain has passed",
+                "use another node; start it again",
+            ),
+        ),
+        // Without a level of the month, it is the rate.
+        "budget" if health.budget.as_deref().is_none_or(|level| level == "open") => (
+            "the machine exceeds budget.bytes_per_second: the relay makes no new allocations",
+            explain(OTHERS, "try again in a few minutes; the operator can raise budget.bytes_per_second"),
+        ),
+        "budget" => (
+            "the budget of the month is nearly used up: the relay makes no new allocations",
+            explain(OTHERS, "wait for the next month of the budget; the operator can raise budget.monthly_bytes"),
+        ),
+        "no_address" => (
+            "the relay does not know its external address: it makes no allocations",
+            explain(
+                "two members in different networks have to see the same address; none have yet",
+                "wait a minute; if it lasts, the operator has to set turn.external",
+            ),
+        ),
+        "stopped" => (
+            "the relay's thread has stopped",
+            explain(
+                "the relay has failed; the node itself goes on",
+                "the operator has to restart the node and see its log",
+            ),
+        ),
+        _ => return None,
+    })
+}
+
+/// Describes and explains that a node does not run, or is stopping.
+pub(crate) fn not_reached(health: Option<&Health>) -> (&'static str, Explanation) {
+    let stopped = || {
+        let advice = "start the node; if it runs, check that its admin.listen and client.listen are those of this file";
+        ("the node does not run", explain("nothing answers at its addresses on this machine", advice))
+    };
+    let answers = || {
+        let advice = "see /health of admin.listen for the reason, and check client.urls";
+        ("the node runs, and its clients cannot reach it", explain("its URL leads elsewhere, or it is full", advice))
+    };
+    health.map_or_else(stopped, |health| relay_pauses(health).unwrap_or_else(answers))
 }
 
 /// Describes and explains that a node's configuration has no relay.

@@ -79,13 +79,14 @@ impl RelayLine {
     }
 }
 
+/// Prints that there is no relay to try, and why. Returns the problem.
+pub(crate) fn print_none((error, explained): (&str, Explanation), output: Output) -> String {
+    RelayLine::of_none(error.to_owned(), explained).print(output);
+    error.to_owned()
+}
+
 /// Prints the results. Returns the problems, which are empty if each transport works.
 pub(crate) fn print(checked: &[Checked], output: Output) -> Vec<String> {
-    if checked.is_empty() {
-        let (error, explained) = explain::no_relay();
-        RelayLine::of_none(error.to_owned(), explained).print(output);
-        return vec![error.to_owned()];
-    }
     let lines: Vec<_> = checked.iter().map(RelayLine::of).collect();
     lines.iter().for_each(|line| line.print(output));
     let mut failed: Vec<_> = lines.iter().filter(|line| !line.ok).filter_map(|line| line.transport).collect();

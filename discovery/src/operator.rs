@@ -66,6 +66,12 @@ pub struct Health {
     pub version: String,
     /// How long the node has run, in seconds.
     pub uptime: u64,
+    /// What the budget has switched off, such as `open` or `no_relay`. `None` without a budget, and from earlier versions.
+    #[serde(default)]
+    pub budget: Option<String>,
+    /// Whether the relay for media makes allocations: `open`, or why not. `None` without a relay, and from earlier versions.
+    #[serde(default)]
+    pub relay: Option<String>,
 }
 
 /// Fetches the state of a node, also of one that is not healthy. Takes at most six seconds.

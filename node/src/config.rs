@@ -22,7 +22,7 @@ pub use self::{
     live::ChangedKeys,
     turn::TurnSection,
 };
-pub(crate) use self::{advertised::can_be_dialled, live::LiveConfig};
+pub(crate) use self::{advertised::can_be_dialled, check::MAX_ICE_SERVERS, live::LiveConfig};
 use crate::membership::{
     Settings,
     admission::{Admission, Policy},

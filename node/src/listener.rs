@@ -34,7 +34,7 @@ use crate::{
     websocket::{
         Connection,
         rewound::Rewound,
-        tls::{CHALLENGE_PROTOCOL, Tls},
+        tls::{CHALLENGE_PROTOCOL, HTTP_PROTOCOL, TURN_PROTOCOL, Tls},
         upgrade::{self, First},
     },
 };
@@ -242,12 +242,20 @@ async fn open(
             return Ok(Err(refused));
         }
         let mut stream = acceptor.accept(stream).await?;
-        if stream.get_ref().1.alpn_protocol() == Some(CHALLENGE_PROTOCOL) {
+        let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        if protocol.as_deref() == Some(CHALLENGE_PROTOCOL) {
             // The authority has seen the certificate (RFC 8737, 3).
             stream.shutdown().await?;
             return Ok(Ok(None));
         }
-        let first = upgrade::read(&mut stream).await?;
+        let first = match (upgrade::read(&mut stream).await?, protocol.as_deref()) {
+            // The HTTP server sends the error.
+            (First::Stun(received), Some(HTTP_PROTOCOL)) => First::Http(received),
+            (First::Http(_) | First::WebSocket { .. }, Some(TURN_PROTOCOL)) => {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            (first, _) => first,
+        };
         Ok::<_, io::Error>(Ok(Some((stream, first))))
     };
     let (mut stream, first) = in_time(core, timeout(within, opening).await)?.ok()??;

@@ -25,6 +25,7 @@ use url::Url;
 use crate::config::{NodeConfig, TurnSection};
 
 pub(crate) mod external_address;
+pub(crate) mod known_members;
 
 /// The relay ports of other members: the range of RFC 8656, 7.2. Their records do not contain the ports.
 const MEMBER_PORTS: [u16; 2] = [49_152, 65_535];
@@ -46,6 +47,34 @@ pub(crate) struct MediaRelay {
     denied: Vec<IpNet>,
     client_urls: Vec<String>,
     has_certificate: bool,
+}
+
+/// Whether the relay makes new allocations, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RelayState {
+    /// It does.
+    Open,
+    /// No external address is known yet.
+    NoAddress,
+    /// The budget of the month, or the rate of the last minute, does not allow it.
+    Budget,
+    /// The node is stopping.
+    Draining,
+    /// Its thread has ended.
+    Stopped,
+}
+
+impl RelayState {
+    /// The name in `/health`.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::NoAddress => "no_address",
+            Self::Budget => "budget",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// What depends on the external addresses and on the members.
@@ -192,10 +221,25 @@ impl MediaRelay {
         PeerFilter { allowed: self.allowed.clone(), denied: self.denied.clone(), relay_hosts }
     }
 
-    /// Whether the relay makes new allocations: it runs, an external address is known, and the budget allows it.
+    /// Whether the relay makes new allocations.
     pub(crate) fn makes_allocations(&self) -> bool {
+        self.state() == RelayState::Open
+    }
+
+    /// What keeps it from new allocations, if anything.
+    pub(crate) fn state(&self) -> RelayState {
         let snapshot = self.relay.snapshot();
-        snapshot.is_running && self.is_reachable() && snapshot.budget == BudgetLevel::Open && !self.relay.is_draining()
+        if !snapshot.is_running {
+            RelayState::Stopped
+        } else if self.relay.is_draining() {
+            RelayState::Draining
+        } else if snapshot.budget != BudgetLevel::Open {
+            RelayState::Budget
+        } else if !self.is_reachable() {
+            RelayState::NoAddress
+        } else {
+            RelayState::Open
+        }
     }
 
     /// Whether its thread runs.
@@ -374,6 +418,7 @@ mod tests {
     fn a_found_external_address_is_offered_and_its_services_are_no_peers() {
         let relay = relay("0.0.0.0");
         assert!(!relay.is_offered() && relay.urls().is_empty() && relay.stun_urls().is_empty());
+        assert_eq!(relay.state(), RelayState::NoAddress);
         let ports = [22, 50_443, 50_000];
         for (now, before) in [("9.9.9.9", "9.9.9.8"), ("9.9.9.10", "9.9.9.9")] {
             relay.set_external(ip(now));
@@ -384,7 +429,8 @@ mod tests {
             assert!(relay.is_offered() && relay.makes_allocations());
         }
         relay.stop();
-        assert!(!relay.is_offered() && !relay.makes_allocations());
+        assert!(!relay.is_offered());
+        assert_eq!(relay.state(), RelayState::Stopped);
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! The tasks of a running node that repeat something: expiring entries, watching the clock, and serving the relay for media.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 
-use crate::{core::Core, membership::event::Event, sessions::event::SessionEvent};
+use crate::{
+    core::Core, media_relay::known_members::KnownMembers, membership::event::Event, sessions::event::SessionEvent,
+};
 
 /// Interval between removals of expired entries.
 const EXPIRE_EVERY: Duration = Duration::from_secs(10);
@@ -17,10 +19,6 @@ const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(1);
 const RELAY_MEMBERS_EVERY: Duration = Duration::from_secs(1);
 /// Maximum time between them: this machine's own addresses change, too.
 const RELAY_ADDRESSES_EVERY: Duration = Duration::from_secs(60);
-/// How long a member's services are refused after it was last seen. It may be back at any moment.
-const RELAY_MEMBERS_FOR: Duration = Duration::from_secs(3600);
-/// The maximum number of such former members. With more, those that are gone are forgotten.
-const MAX_FORMER_MEMBERS: usize = 4096;
 
 /// Removes expired entries every [`EXPIRE_EVERY`].
 pub(crate) async fn expire(core: Arc<Core>) {
@@ -58,23 +56,46 @@ pub(crate) async fn watch_clock(core: Arc<Core>) {
     }
 }
 
-/// Tells the relay for media which addresses are members' services, after each change of the members.
+/// Tells the relay for media which addresses are members' services, after each change of the members and every
+/// [`RELAY_ADDRESSES_EVERY`].
 pub(crate) async fn watch_members_for_relay(core: Arc<Core>) {
     let Some(relay) = &core.media_relay else { return std::future::pending().await };
     let mut changes = core.members.view_changes();
-    let mut known = HashMap::new();
+    let mut known = KnownMembers::new();
     loop {
-        let now = Instant::now();
         let view = core.members.view.load();
-        let seen = view.nodes().filter_map(|node| Some((node, (core.members.records.any(&node)?, now))));
-        known.extend(seen);
-        let is_full = known.len() > view.len() + MAX_FORMER_MEMBERS;
-        known.retain(|_, (_, at)| *at == now || (!is_full && now - *at < RELAY_MEMBERS_FOR));
-        relay.set_members(known.values().map(|(record, _)| &***record));
-        // Members come and go in bursts.
-        tokio::time::sleep(RELAY_MEMBERS_EVERY).await;
-        if let Ok(Err(_)) = timeout(RELAY_ADDRESSES_EVERY, changes.changed()).await {
+        known.update(view.nodes().filter_map(|node| Some((node, core.members.records.any(&node)?))), Instant::now());
+        relay.set_members(known.records().map(|record| &***record));
+        if until_next_peers(&mut changes).await.is_err() {
             return;
         }
+    }
+}
+
+/// Waits until the relay's peers may have changed.
+async fn until_next_peers(changes: &mut watch::Receiver<()>) -> Result<(), watch::error::RecvError> {
+    // Members come and go in bursts.
+    tokio::time::sleep(RELAY_MEMBERS_EVERY).await;
+    timeout(RELAY_ADDRESSES_EVERY, changes.changed()).await.unwrap_or(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_relays_peers_are_read_again_a_second_after_a_change_and_every_minute() {
+        let (changed, mut changes) = watch::channel(());
+        let mut waited = async || {
+            let began = Instant::now();
+            let result = timeout(10 * RELAY_ADDRESSES_EVERY, until_next_peers(&mut changes)).await;
+            (result.expect("this machine's addresses are read again").is_ok(), began.elapsed().as_secs())
+        };
+        assert_eq!(waited().await, (true, 61));
+        changed.send_replace(());
+        assert_eq!(waited().await, (true, 1));
+        assert_eq!(waited().await, (true, 61));
+        drop(changed);
+        assert_eq!(waited().await, (false, 1), "the node ends");
     }
 }

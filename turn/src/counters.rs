@@ -11,6 +11,8 @@ pub enum DropReason {
     AnswerRate,
     /// More signed requests of a source than its rate allows.
     RequestRate,
+    /// More signed requests of a network than its rate allows.
+    NetworkRequestRate,
     /// The answer would be more than 1.5 times as large as the request.
     Amplification,
     /// Data of a client without an allocation.
@@ -29,11 +31,12 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::ImpossibleSource,
         Self::AnswerRate,
         Self::RequestRate,
+        Self::NetworkRequestRate,
         Self::Amplification,
         Self::NoAllocation,
         Self::NoPermission,
@@ -50,6 +53,7 @@ impl DropReason {
             Self::ImpossibleSource => "impossible_source",
             Self::AnswerRate => "answer_rate",
             Self::RequestRate => "request_rate",
+            Self::NetworkRequestRate => "network_request_rate",
             Self::Amplification => "amplification",
             Self::NoAllocation => "no_allocation",
             Self::NoPermission => "no_permission",

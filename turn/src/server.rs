@@ -45,9 +45,17 @@ use crate::{
     traffic::{PacketClock, TotalLimiter},
 };
 
-/// Signed requests per second, of an allocation or of a source without one. A call starts with about ten for each
-/// allocation, and then needs one a minute.
+/// Signed requests per second of a source, in addition to those of its allocations. Each new allocation takes one.
 const REQUESTS_PER_SECOND: u16 = 100;
+
+/// Signed requests per second of a network, in addition to those of its allocations. An Allocate and the Refresh that ends
+/// the allocation take about 40 µs, so these take 4 % of the relay's thread. In two seconds, a network can make as many
+/// allocations as the relay has by default.
+const NETWORK_REQUESTS_PER_SECOND: u16 = 1000;
+
+/// Signed requests per second that an allocation may send whatever its neighbours send. Further ones count for its source
+/// and network. A call starts with about ten for each allocation, and then needs one a minute.
+const ALLOCATION_REQUESTS_PER_SECOND: u16 = 20;
 
 /// Binding responses per unverified source and second, and the same number of challenges (400, 401, 438). A client that
 /// allocates needs two for each of its transports and addresses.
@@ -140,10 +148,12 @@ pub struct Server {
     challenges: SourceLimiter,
     /// Both kinds of answer over streams. Forged datagrams must not use them up.
     stream_answers: SourceLimiter,
-    /// Signed requests of clients without an allocation: over UDP before their nonce is checked, and with a nonce that was
-    /// made for them.
+    /// Signed requests over UDP of clients without an allocation, before their nonce is checked.
     unproven: SourceLimiter,
+    /// Signed requests with a nonce that was made for the client, except those that count for an allocation.
     requests: SourceLimiter,
+    /// The same requests, by network.
+    network_requests: SourceLimiter,
     total: TotalLimiter,
     table: Table,
     /// When to check whether an allocation has expired, with its generation. A refresh does not change its entry.
@@ -184,6 +194,7 @@ impl Server {
             stream_answers: SourceLimiter::new(STREAM_ANSWERS_PER_SECOND, Seconds::between(now, now)),
             unproven: SourceLimiter::new(REQUESTS_PER_SECOND, Seconds::between(now, now)),
             requests: SourceLimiter::new(REQUESTS_PER_SECOND, Seconds::between(now, now)),
+            network_requests: SourceLimiter::new(NETWORK_REQUESTS_PER_SECOND, Seconds::between(now, now)),
             limits,
             secret,
             filter,
@@ -277,7 +288,7 @@ impl Server {
             Ok(user) => user,
             Err(Unauthenticated::Refused(answer)) => return self.answer_unverified(client, received, answer),
             Err(Unauthenticated::TooMany) => return self.drop(DropReason::AnswerRate),
-            Err(Unauthenticated::TooManySigned) => return self.drop(DropReason::RequestRate),
+            Err(Unauthenticated::TooManySigned(reason)) => return self.drop(reason),
         };
         let result = match message.method() {
             ALLOCATE => self.allocate(sockets, client, message, &user, now),

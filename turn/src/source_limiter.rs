@@ -1,11 +1,11 @@
-//! Limits the events of each source or client per second. The counters of sources have memory of a fixed size.
+//! Limits the events of each source or network per second. The counters of sources have memory of a fixed size.
 //!
 //! A keyed hash maps sources to counters, so an attacker cannot choose a source that shares a victim's counter. Two sources
 //! that share a counter also share its limit.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 
-use crate::{source::Source, time::Seconds};
+use crate::time::Seconds;
 
 /// The number of counters: 512 KiB. With a thousand sources in a second, one in 65 shares its counter.
 const COUNTERS: usize = 1 << 16;
@@ -48,8 +48,8 @@ impl SourceLimiter {
         Self { counters, hash: RandomState::new(), per_second }
     }
 
-    /// Counts an event of a source. Returns whether it is allowed.
-    pub fn allows(&mut self, source: Source, now: Seconds) -> bool {
+    /// Counts an event of a source or network. Returns whether it is allowed.
+    pub fn allows(&mut self, source: impl Hash, now: Seconds) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "taken modulo a smaller number")]
         let counter = &mut self.counters[self.hash.hash_one(source) as usize % COUNTERS];
         counter.allows(self.per_second, now)
@@ -61,6 +61,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::source::Source;
 
     #[test]
     fn a_source_gets_its_events_of_a_second_and_others_are_unaffected() {

@@ -7,7 +7,7 @@
 mod support;
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
     process::{Child, Command, Stdio},
     thread,
@@ -31,8 +31,9 @@ const NAME: &str = "class_01_and_03_nothing_leaves_towards_a_forbidden_peer";
 /// The environment variable that is set in the namespace.
 const INSIDE: &str = "CHAPPE_TEST_NAMESPACE";
 
-/// The machine's address in the namespace: a public one.
+/// The machine's addresses in the namespace: public ones.
 const OWN: [u8; 4] = [9, 9, 9, 9];
+const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2a00, 0, 0, 0, 0, 0, 0, 9);
 
 /// Captures the packets of the namespace.
 struct Capture(Socket);
@@ -54,7 +55,7 @@ impl Capture {
             let bytes = &packet[..len];
             let is_udp_out = match bytes.first().map(|first| first >> 4) {
                 Some(4) => bytes[9] == 17 && bytes[16..20] != OWN,
-                Some(6) => bytes[6] == 17,
+                Some(6) => bytes[6] == 17 && bytes[24..40] != OWN_V6.octets(),
                 _ => false,
             };
             count += usize::from(is_udp_out);
@@ -101,55 +102,70 @@ fn inside() {
         ip(args);
     }
     let capture = Capture::start();
-    let own = IpAddr::from(OWN);
-    let (_relay, addr) = start_at(own, Vec::new());
-    let mut client = udp_from(own, addr);
-    let (user, nonce, _) = allocate(&mut client);
-    capture.count();
+    let ips = [IpAddr::from(OWN), OWN_V6.into()];
+    let relay = start_at_all(&ips, &ips, Vec::new());
     let mut tried = 0;
-    for peer in [
-        "10.0.0.1",
-        "127.0.0.1",
-        "169.254.169.254",
-        "172.16.0.1",
-        "192.168.1.1",
-        "100.64.0.1",
-        "198.18.0.1",
-        "192.88.99.1",
-        "::ffff:10.0.0.1",
-        "::10.0.0.1",
-        "::ffff:0:10.0.0.1",
-        "2002:a00:1::1",
-        "64:ff9b::a00:1",
-        "64:ff9b:1::a00:1",
-        "2001:0:808:808::f5ff:fffe",
-        "fe80::1",
-        "fd00::1",
-        "2a00:1::5efe:a00:1",
-    ] {
-        let peer = SocketAddr::new(peer.parse().expect("an address"), 4000);
-        let id = TransactionId::generate();
-        let peer_attribute = XorPeerAddress::new(peer, id);
-        for (method, number) in [(Method::new(8), None), (CHANNEL_BIND, Some(ChannelNumber::new(0x4000)))] {
-            let mut attributes: Vec<&dyn stun_types::attribute::AttributeWrite> = vec![&peer_attribute];
-            if let Some(number) = &number {
-                attributes.push(number);
+    // Clients of each family. Each has a relayed address of both.
+    for addr in relay.addrs() {
+        let mut client = udp_from(addr.ip(), *addr);
+        let both = AdditionalAddressFamily::new(AddressFamily::IPV6);
+        let (user, nonce, relayed) = allocate_with(&mut client, &[&both]);
+        assert_eq!(relayed.len(), 2);
+        capture.count();
+        for peer in [
+            "10.0.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "198.18.0.1",
+            "192.88.99.1",
+            "::ffff:10.0.0.1",
+            "::10.0.0.1",
+            "::ffff:0:10.0.0.1",
+            "2002:a00:1::1",
+            "64:ff9b::a00:1",
+            "64:ff9b:1::a00:1",
+            "2001:0:808:808::f5ff:fffe",
+            "fe80::1",
+            "fd00::1",
+            "2a00:1::5efe:a00:1",
+            "::1",
+            "100::1",
+            "2001::1",
+            "2001:db8::1",
+            "3fff::1",
+            "4000::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            let peer = SocketAddr::new(peer.parse().expect("an address"), 4000);
+            let id = TransactionId::generate();
+            let peer_attribute = XorPeerAddress::new(peer, id);
+            for (method, number) in [(Method::new(8), None), (CHANNEL_BIND, Some(ChannelNumber::new(0x4000)))] {
+                let mut attributes: Vec<&dyn stun_types::attribute::AttributeWrite> = vec![&peer_attribute];
+                if let Some(number) = &number {
+                    attributes.push(number);
+                }
+                assert_eq!(code(&client.request(&signed_as(id, method, &attributes, &user, &nonce))), 403, "{peer}");
             }
-            assert_eq!(code(&client.request(&signed_as(id, method, &attributes, &user, &nonce))), 403, "{peer}");
+            client.send(&indication(SEND, &[&peer_attribute, &Data::new(b"x")], id)).expect("it is sent");
+            client.send(&channel_data(0x4000, b"x")).expect("it is sent");
+            tried += 1;
         }
-        client.send(&indication(SEND, &[&peer_attribute, &Data::new(b"x")], id)).expect("it is sent");
-        client.send(&channel_data(0x4000, b"x")).expect("it is sent");
-        tried += 1;
+        thread::sleep(Duration::from_millis(200));
+        assert_eq!(capture.count(), 0, "after {tried} addresses");
+        // Packets to allowed peers are seen, so the capture works.
+        for (number, peer) in [(0x4001, "8.8.4.4:4000"), (0x4002, "[2a00:1::4]:4000")] {
+            bind(&mut client, (&user, &nonce), number, peer.parse().expect("an address"));
+            for _ in 0..3 {
+                client.send(&channel_data(number, b"x")).expect("it is sent");
+            }
+            // Each packet is seen at both ends of the link.
+            assert_eq!(capture.count(), 2 * 3, "{peer}");
+        }
     }
-    thread::sleep(Duration::from_millis(200));
-    assert_eq!(capture.count(), 0, "after {tried} addresses");
-    // Packets to an allowed peer are seen, so the capture works.
-    bind(&mut client, (&user, &nonce), 0x4001, "8.8.4.4:4000".parse().expect("an address"));
-    for _ in 0..3 {
-        client.send(&channel_data(0x4001, b"x")).expect("it is sent");
-    }
-    // Each packet is seen at both ends of the link.
-    assert_eq!(capture.count(), 2 * 3);
 }
 
 const FAR_NAME: &str = "peers_beyond_a_link_are_reached_over_ipv6_from_the_relayed_address";

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::net::IpAddr;
+
 use chappe_turn::{client::Client, counters::DropReason, limits::Limits, server::RelayId};
 use stun_types::{
     attribute::AttributeWrite,
@@ -9,7 +11,7 @@ use stun_types::{
 };
 use support::*;
 use turn_types::{
-    attribute::{ChannelNumber, RequestedTransport, XorPeerAddress},
+    attribute::{ChannelNumber, Lifetime, RequestedTransport, XorPeerAddress},
     message::{ALLOCATE, CHANNEL_BIND, REFRESH},
 };
 
@@ -58,7 +60,8 @@ fn bad_signatures_with_a_valid_nonce_are_limited_before_they_are_verified() {
     for _ in 0..10_000 {
         world.handle(client, &bad);
     }
-    assert_eq!(world.server.counters().dropped(DropReason::RequestRate), 9900);
+    // Twenty of its own, and those of its source.
+    assert_eq!(world.server.counters().dropped(DropReason::RequestRate), 10_000 - 20 - 100);
 }
 
 #[test]
@@ -100,7 +103,72 @@ fn requests_with_an_old_nonce_are_limited() {
     world.pass(300);
     let old = signed(REFRESH, &[], &user, &nonce);
     let answered = (0..1000).filter(|_| world.handle(client, &old) != Sent::Nothing).count();
-    assert_eq!((answered, world.server.counters().dropped(DropReason::RequestRate)), (100, 900));
+    assert_eq!((answered, world.server.counters().dropped(DropReason::RequestRate)), (120, 880));
+}
+
+/// A client of each host of a network, with a nonce, at a second of its own.
+fn clients(world: &mut World, hosts: impl Iterator<Item = IpAddr>) -> Vec<(Client, String)> {
+    let clients = hosts.map(|host| udp_of(host, 1)).map(|client| (client, world.nonce(client))).collect();
+    world.pass(1);
+    clients
+}
+
+#[test]
+fn class_18_the_clients_of_a_network_make_a_thousand_allocations_a_second_however_soon_they_end_them() {
+    let v4 = |host: u16| IpAddr::from([88, 1, 2, 1 + host.to_be_bytes()[1]]);
+    let v6 = |host: u16| IpAddr::from([0x2a00, 1, 2, host, 0, 0, 0, 1]);
+    let elsewhere = [[88, 1, 3, 1].into(), IpAddr::from([0x2a00, 1, 3, 0, 0, 0, 0, 1])];
+    for (host, elsewhere) in [v4 as fn(u16) -> IpAddr, v6].into_iter().zip(elsewhere) {
+        let mut world = World::new();
+        let user = world.user();
+        let mut clients = clients(&mut world, (0..20).map(host).chain([elsewhere]));
+        let (other, nonce) = clients.pop().expect("the last");
+        let allocate = |world: &mut World, client, nonce: &str| {
+            let allocate = signed(ALLOCATE, &[&RequestedTransport::new(17)], &user, nonce);
+            let end = signed(REFRESH, &[&Lifetime::new(0)], &user, nonce);
+            world.handle(client, &allocate) != Sent::Nothing && world.handle(client, &end) != Sent::Nothing
+        };
+        for second in 1..=2 {
+            // Each source within its own rate.
+            for (client, nonce) in &clients {
+                (0..100).for_each(|_| _ = allocate(&mut world, *client, nonce));
+            }
+            let counters = world.server.counters();
+            assert_eq!(counters.allocations_opened, 1000 * second);
+            assert_eq!(counters.dropped(DropReason::NetworkRequestRate), 1000 * second);
+            assert_eq!(counters.dropped(DropReason::RequestRate), 0);
+            world.pass(1);
+        }
+        assert!(allocate(&mut world, other, &nonce), "others are unaffected");
+        assert_eq!(world.server.allocations(), 0);
+    }
+}
+
+#[test]
+fn class_18_the_allocations_of_a_network_have_a_thousand_requests_a_second_beyond_their_own() {
+    let mut world = World::new();
+    let user = world.user_until(START + 36_000);
+    let hosts = (1..=15).map(|host| IpAddr::from([88, 1, 2, host]));
+    let clients = clients(&mut world, hosts);
+    for (client, nonce) in &clients {
+        let allocate = signed(ALLOCATE, &[&RequestedTransport::new(17)], &user, nonce);
+        let Sent::Answer(answer) = world.handle(*client, &allocate) else { panic!("no answer") };
+        assert!(relayed(&answer).is_some());
+    }
+    world.pass(1);
+    let mut refresh = |count: usize| {
+        let all = clients.iter().map(|(client, nonce)| {
+            let request = signed(REFRESH, &[], &user, nonce);
+            (0..count).filter(|_| world.handle(*client, &request) != Sent::Nothing).count()
+        });
+        let answered: Vec<_> = all.collect();
+        world.pass(1);
+        answered
+    };
+    let answered = refresh(500);
+    assert_eq!(answered.iter().sum::<usize>(), 15 * 20 + 1000);
+    assert!(answered.iter().all(|count| *count >= 20), "each has its own: {answered:?}");
+    assert_eq!(refresh(20), [20; 15]);
 }
 
 #[test]

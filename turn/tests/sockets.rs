@@ -257,6 +257,19 @@ fn class_27_a_peer_that_is_not_there_is_not_reported_and_delays_no_other_peer() 
     assert_eq!((snapshot.io.sends_failed, snapshot.io.receives_failed), (0, 0));
 }
 
+#[test]
+fn packets_that_the_system_does_not_send_are_counted() {
+    let (relay, addr) = start();
+    let mut client = udp(addr);
+    let (user, nonce, _) = allocate(&mut client);
+    // A socket bound to loopback has no way to it.
+    bind(&mut client, (&user, &nonce), 0x4000, "8.8.4.4:4000".parse().expect("an address"));
+    for _ in 0..10 {
+        client.send(&channel_data(0x4000, b"x")).expect("it is sent");
+    }
+    eventually(&relay, "all are counted", |snapshot| snapshot.io.sends_failed == 10);
+}
+
 /// Keeps the thread that drops it busy until the test releases it.
 struct Held {
     is_dropped: mpsc::Sender<()>,

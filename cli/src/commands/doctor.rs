@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use chappe_common::directory::DirectoryError;
 use chappe_discovery::{
-    Connection, Discovery, FoundNode,
+    Connection, Discovery, FoundNode, operator,
     race::confirm::Confirmation,
     report::{SourceOutcome, SourceReport},
     source::{SourceError, SourceKind},
@@ -116,7 +116,14 @@ pub(super) async fn check_relay(discovery: &Discovery, connection: &mut Connecti
     let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
     let node_ips = net.names().lookup(host).await.unwrap_or_default();
     let checker = RelayChecker { net, tls: net.tls().clone(), node_ips };
-    relay_report::print(&checker.check_all(&servers).await, output)
+    let checked = checker.check_all(&servers).await;
+    if checked.is_empty() {
+        // An earlier version's page does not tell.
+        let health = operator::fetch_health(&connection.url().replacen("ws", "http", 1), net).await.ok();
+        let reason = health.as_ref().and_then(explain::relay_pauses).unwrap_or_else(explain::no_relay);
+        return vec![relay_report::print_none(reason, output)];
+    }
+    relay_report::print(&checked, output)
 }
 
 /// Problems that affect several sources.

@@ -2,17 +2,20 @@
 
 use std::{
     fs,
-    net::{TcpListener, UdpSocket},
+    io::Write as _,
+    net::{TcpListener, TcpStream, UdpSocket},
     path::PathBuf,
     process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
 use crate::process::{
-    Running, arg, chappe,
+    PATIENCE, Running, arg, chappe,
     federation::{Listening, run_node},
-    finished,
+    finished, get,
     namespace::{run, run_inside},
     texts,
 };
@@ -34,6 +37,11 @@ impl RelayNode {
 
     /// Starts a node with these keys of `[turn]` and `[client]`.
     fn start_with(turn_keys: &str, client_keys: &str) -> Self {
+        Self::start_by(turn_keys, client_keys, &[])
+    }
+
+    /// Starts a node with these settings in addition.
+    fn start_by(turn_keys: &str, client_keys: &str, settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let config = dir.path().join("node.toml");
         let made = finished(&["node", "init", "--config", arg(&config)]);
@@ -48,7 +56,7 @@ impl RelayNode {
         let text = text.replacen("urls = []", &client_keys.replace("$CLIENT", &client), 1);
         fs::write(&config, text).expect("a writable folder");
         let mut command = run_node(&config);
-        command.env("CHAPPE_CLIENT__LISTEN", &client);
+        command.env("CHAPPE_CLIENT__LISTEN", &client).envs(settings.iter().copied());
         let node = Listening::start(&mut command);
         Self { config, node, turn, client, _dir: dir }
     }
@@ -60,9 +68,18 @@ impl RelayNode {
 
     /// The objects that `chappe node doctor` prints.
     fn node_doctor(&self) -> Vec<Value> {
+        lines(&mut self.node_doctor_command())
+    }
+
+    /// The same, with the running node's `admin.listen`.
+    fn node_doctor_with_admin(&self) -> Vec<Value> {
+        lines(self.node_doctor_command().env("CHAPPE_ADMIN__LISTEN", &self.node.admin))
+    }
+
+    fn node_doctor_command(&self) -> Command {
         let mut command = chappe(&["--json", "node", "doctor", "--config", arg(&self.config)]);
-        command.args(["--set", "federation.listen=127.0.0.1:8711"]);
-        lines(command.env("CHAPPE_CLIENT__LISTEN", &self.client))
+        command.args(["--set", "federation.listen=127.0.0.1:8711"]).env("CHAPPE_CLIENT__LISTEN", &self.client);
+        command
     }
 }
 
@@ -101,6 +118,73 @@ fn a_working_relay_is_reported_for_each_transport() {
     assert!(text.contains(&format!("relay over UDP (turn:{}?transport=udp): works", node.turn)), "{text}");
     // The allocations were ended.
     node.node.wait_for("chappe_turn_allocations", |count| count == 0);
+}
+
+/// A WebSocket that a client keeps open.
+fn hold_session(node: &RelayNode) -> TcpStream {
+    let mut client = TcpStream::connect(&node.client).expect("it listens");
+    let request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(request.as_bytes()).expect("it is sent");
+    node.node.wait_for("chappe_sessions", |sessions| sessions == 1);
+    client
+}
+
+#[test]
+fn a_relay_that_drains_or_has_stopped_is_reported() {
+    let node = RelayNode::start_by(ON, "urls = []", &[("CHAPPE_TIMES__DRAIN", "30s")]);
+    let session = hold_session(&node);
+    node.node.process.signal("TERM");
+    let deadline = Instant::now() + PATIENCE;
+    while get(&node.node.admin, "/health").1.contains("\"relay\":\"open\"") {
+        assert!(Instant::now() < deadline, "the node is stopping");
+        sleep(Duration::from_millis(50));
+    }
+    // The relay still answers STUN. The node accepts no connections, and says why at its admin.listen.
+    let draining = "the node is stopping: its relay makes no new allocations".to_owned();
+    let lines = node.node_doctor_with_admin();
+    assert_eq!(results(&lines), [(String::new(), false, draining.clone())]);
+    assert!(concludes(&lines, &draining), "{lines:#?}");
+    // A client cannot find the reason.
+    assert!(concludes(&node.doctor(), "no node was found"));
+    drop(session);
+
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(&node.node.admin).is_ok() {
+        assert!(Instant::now() < deadline, "the node stops");
+        sleep(Duration::from_millis(50));
+    }
+    let results = results(&node.node_doctor_with_admin());
+    assert!(results[0].2.contains(&format!("{} (turn.listen): ", node.turn)), "{results:?}");
+    assert_eq!(results[1].2, "the node does not run");
+}
+
+#[test]
+fn a_relay_over_its_budget_is_reported() {
+    run_inside("relay::a_relay_over_its_budget_is_reported", || {
+        // Far from the end of a month.
+        let day: u32 = run("date", &["-u", "+%d"]).trim().parse().expect("a day");
+        let first_day = if (8..22).contains(&day) { "1" } else { "15" };
+        let budget = [
+            ("CHAPPE_BUDGET__MONTHLY_BYTES", "1000000000"),
+            ("CHAPPE_BUDGET__INTERFACES", "[\"lo\"]"),
+            ("CHAPPE_BUDGET__FIRST_DAY", first_day),
+        ];
+        let node = RelayNode::start_by(ON, "urls = []", &budget);
+        assert_eq!(results(&node.doctor()), [works("udp"), works("tcp")]);
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        // Each packet counts as sent and received: 92 %.
+        for _ in 0..920_000_000 / 2 / 60_000 {
+            // Nobody reads them.
+            let _ = socket.send_to(&[0; 60_000], socket.local_addr().expect("bound"));
+        }
+        node.node.wait_for("chappe_budget_level", |level| level == 1);
+        let paused = "the budget of the month is nearly used up: the relay makes no new allocations".to_owned();
+        for lines in [node.doctor(), node.node_doctor()] {
+            assert_eq!(results(&lines), [(String::new(), false, paused.clone())]);
+            assert!(concludes(&lines, &paused), "{lines:#?}");
+        }
+    });
 }
 
 #[test]
@@ -157,7 +241,7 @@ fn fails(transport: &str, error: &str) -> (String, bool, String) {
 }
 
 /// Serves each connection to a free port of loopback on a thread. Returns the address.
-fn serve(serve: fn(std::net::TcpStream)) -> String {
+fn serve(serve: fn(TcpStream)) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("an address").to_string();
     std::thread::spawn(move || {
@@ -169,13 +253,13 @@ fn serve(serve: fn(std::net::TcpStream)) -> String {
 }
 
 /// Answers as a reverse proxy that forwards only HTTP.
-fn refuse_as_http(mut stream: std::net::TcpStream) {
+fn refuse_as_http(mut stream: TcpStream) {
     use std::io::{Read as _, Write as _};
     let _ = stream.read(&mut [0; 1000]);
     let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
 }
 
-fn never_answer(mut stream: std::net::TcpStream) {
+fn never_answer(mut stream: TcpStream) {
     let _ = std::io::copy(&mut stream, &mut std::io::sink());
 }
 

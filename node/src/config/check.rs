@@ -27,7 +27,7 @@ const MAX_ATTACHING: usize = 1_000_000;
 const MAX_PROBATION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Maximum number of ICE servers that a client gets. It allocates at each URL of each.
-const MAX_ICE_SERVERS: usize = 2;
+pub(crate) const MAX_ICE_SERVERS: usize = 2;
 /// Maximum of all durations. Longer ones are mistakes, and could overflow time arithmetic.
 const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 

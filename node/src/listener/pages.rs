@@ -72,6 +72,7 @@ pub(crate) async fn health(State(core): State<Arc<Core>>) -> Response {
     let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let condition = core.health.condition();
     let budget = core.budget.as_ref().map(|budget| budget.status(core.context.clock.now()).level.as_str());
+    let relay = core.media_relay.as_ref().map(|relay| relay.state().as_str());
     let status = if condition.is_fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "status": condition.status,
@@ -81,6 +82,7 @@ pub(crate) async fn health(State(core): State<Arc<Core>>) -> Response {
         "uptime": core.context.started.elapsed().as_secs(),
         "timestamp": timestamp,
         "budget": budget,
+        "relay": relay,
     });
     (status, Json(body)).into_response()
 }

@@ -27,6 +27,12 @@ use super::validity::Validity;
 /// short.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(10);
 
+/// The application protocol of HTTP/1.1 and of WebSockets over it (RFC 7301, 6).
+pub(crate) const HTTP_PROTOCOL: &[u8] = b"http/1.1";
+
+/// The application protocol of STUN and TURN (RFC 7443). Browsers do not name it.
+pub(crate) const TURN_PROTOCOL: &[u8] = b"stun.turn";
+
 /// The application protocol of tls-alpn-01 (RFC 8737, 6.2).
 pub(crate) const CHALLENGE_PROTOCOL: &[u8] = b"acme-tls/1";
 
@@ -111,8 +117,8 @@ impl Certificates {
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(self.clone()));
-        // Browsers name no protocol for TURN. A client that names it (RFC 7443) must not be refused.
-        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"stun.turn".to_vec()];
+        // In the order of preference: coturn's client names both for TURN, and a browser names only HTTP for a page.
+        config.alpn_protocols = vec![TURN_PROTOCOL.to_vec(), HTTP_PROTOCOL.to_vec()];
         if !self.challenges.is_empty() {
             config.alpn_protocols.push(CHALLENGE_PROTOCOL.to_vec());
         }
@@ -378,18 +384,19 @@ mod tests {
         let names = ["cert", "key"];
         let [cert_path, key_path] = write(dir.path(), names, [&cert, &key]);
         let tls = Arc::new(Tls::load(&cert_path, &key_path).expect("a certificate"));
-        let current = || Arc::as_ptr(&tls.served().config);
+        // The first one is kept, so that no later one gets its address.
+        let current = || tls.served().config.clone();
         let watching = tls.clone().watch(EVERY);
         let changing = async {
             let first = current();
             tokio::time::sleep(EVERY * 5).await;
             write(dir.path(), names, [&new_cert, "broken"]);
             tokio::time::sleep(EVERY * 20).await;
-            assert_eq!(current(), first, "half renewed");
+            assert!(Arc::ptr_eq(&current(), &first), "half renewed");
             write(dir.path(), names, [&new_cert, &new_key]);
             for _ in 0..1000 {
                 tokio::time::sleep(EVERY).await;
-                if current() != first {
+                if !Arc::ptr_eq(&current(), &first) {
                     return;
                 }
             }

@@ -72,7 +72,7 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Fi
 /// Parses the start of a request. Returns `None` while the request is incomplete.
 fn parse_first(head: &[u8]) -> Option<Kind> {
     // A client of TURN begins with a request: no method of HTTP begins with these bytes. Browsers send no ALPN for
-    // `turns:` URLs, so nothing else tells the two apart.
+    // `turns:` URLs, so nothing else tells the two apart. ChannelData begins with 0x40 to 0x4f, as `GET` does with 0x47.
     if matches!(head, [0 | 1, ..]) {
         let cookie = head.get(4..8)?;
         return Some(if cookie == STUN_COOKIE { Kind::Stun } else { Kind::Http });

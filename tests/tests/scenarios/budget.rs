@@ -9,15 +9,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chappe_common::record::Abilities;
+use chappe_discovery::{registry::RegistryClient, source::Source as _};
 use chappe_node::{Node, NodeConfig, clock::Clock};
 use chappe_testkit::{
     PATIENCE, eventually,
     federation::{Federation, no_limits},
     raw::{Raw, inbox, now_ms},
+    rerun::rerun,
 };
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use turn::client::{Client, ClientConfig};
+
+use crate::turn::allocate;
 
 const DAYS: Duration = Duration::from_secs(24 * 3600);
 const MONTHLY: u64 = 1_000_000_000;
@@ -138,5 +143,88 @@ async fn a_node_that_is_stopped_while_it_falls_asleep_drains_its_clients_and_lea
     eventually("it has left", || federation.nodes.iter().all(|node| node.members() == 2)).await;
     drop(client);
     timeout(PATIENCE, stopping).await.expect("it stops").expect("no panic");
+    federation.shutdown().await;
+}
+
+/// Whether the node's record at the registry offers a relay. `None` if the registry does not list the node.
+async fn offers_relay(federation: &Federation, node: &Node) -> Option<bool> {
+    let registry = RegistryClient::new([federation.registry_url()], vec![federation.root()], &Default::default());
+    let listing = registry.expect("a registry").list(std::time::SystemTime::now().into()).await.ok()?;
+    let record = listing.lists.iter().flat_map(|list| &list.records).find(|record| record.node == node.id())?;
+    Some(record.abilities.contains(Abilities::ICE_SERVERS))
+}
+
+/// Waits until the node's record at the registry offers a relay, or none.
+async fn until_offered(federation: &Federation, expected: bool) {
+    let offered = async {
+        while offers_relay(federation, &federation.nodes[0]).await != Some(expected) {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    assert!(timeout(2 * PATIENCE, offered).await.is_ok(), "the record offers a relay: {expected}");
+}
+
+/// The ICE servers of a session.
+async fn ice_servers(session: &mut Raw) -> Value {
+    session.send(json!({"type": "get_ice_servers", "id": "i"})).await;
+    session.expect("ice_servers").await["iceServers"].clone()
+}
+
+/// Set in the network namespace, in which only this test sends packets.
+const INSIDE: &str = "CHAPPE_TEST_NAMESPACE";
+const NAME: &str = "budget::at_90_percent_a_running_allocation_goes_on_and_the_relay_is_offered_no_more";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_90_percent_a_running_allocation_goes_on_and_the_relay_is_offered_no_more() {
+    if std::env::var_os(INSIDE).is_none() {
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(["--map-root-user", "--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
+            command
+        };
+        if unshare().arg("true").output().is_ok_and(|output| output.status.success()) {
+            rerun(unshare().env(INSIDE, "1"), NAME);
+        } else {
+            println!("skipped: needs unshare (util-linux), ip (iproute2), and network namespaces");
+        }
+        return;
+    }
+    let first_day = first_day();
+    let federation = Federation::start(1, |config| {
+        no_limits(config);
+        config.turn.listen = vec![([127, 0, 0, 1], 0).into()];
+        config.turn.allowed_peers = vec!["127.0.0.0/8".parse().expect("a network")];
+        config.budget.monthly_bytes = MONTHLY;
+        config.budget.first_day = first_day;
+        config.budget.interfaces = vec!["lo".to_owned()];
+    })
+    .await;
+    let node = &federation.nodes[0];
+    let turn = node.addrs().turn.expect("it listens");
+    until_offered(&federation, true).await;
+    let mut session = Raw::connect(node.client_url()).await;
+    session.attach(&inbox(1).0, now_ms()).await;
+    let servers = ice_servers(&mut session).await;
+    assert!(servers[0]["credential"].is_string());
+    let (client, relayed) = allocate(&servers[0], turn).await;
+    let peer = tokio::net::UdpSocket::bind("127.0.0.2:0").await.expect("a socket");
+    let to = peer.local_addr().expect("bound");
+
+    // Each packet counts as sent and received. With its headers, and what else the test sends, this is less than 95 %.
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    for _ in 0..MONTHLY / 100 * 92 / 2 / 60_000 {
+        // Nobody reads them.
+        let _ = socket.send_to(&[0; 60_000], socket.local_addr().expect("bound"));
+    }
+    until_offered(&federation, false).await;
+    let servers = ice_servers(&mut session).await;
+    assert_eq!(servers[0]["urls"], json!([format!("stun:{turn}")]), "a client still learns its own address");
+    assert!(servers[0]["username"].is_null() && servers[0]["credential"].is_null() && servers[1].is_null());
+    // The running call goes on, also to a new peer.
+    let mut packet = [0; 100];
+    relayed.send_to(b"media", to).await.expect("it is sent");
+    let (len, _) = timeout(PATIENCE, peer.recv_from(&mut packet)).await.expect("in time").expect("a packet");
+    assert_eq!(&packet[..len], b"media");
+    client.close().await.expect("it closes");
     federation.shutdown().await;
 }

@@ -18,4 +18,5 @@ mod registry;
 mod socket;
 mod turn;
 mod turn_browsers;
+mod turn_life;
 mod turn_nat;

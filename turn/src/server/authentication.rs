@@ -9,13 +9,14 @@ use stun_types::{
 };
 use turn_types::message::ALLOCATE;
 
-use super::{Kind, REQUESTS_PER_SECOND, Server};
+use super::{ALLOCATION_REQUESTS_PER_SECOND, Kind, Server};
 use crate::{
     client::Client,
+    counters::DropReason,
     credentials::{CredentialName, GRACE, REALM},
     nonce::NonceState,
     response::{self, Refusal, Signer},
-    source::Source,
+    source::{Network, Source},
     time::Now,
 };
 
@@ -37,8 +38,8 @@ pub(super) enum Unauthenticated {
     Refused(Vec<u8>),
     /// The source has used up its challenges of this second.
     TooMany,
-    /// The source has used up its signed requests of this second.
-    TooManySigned,
+    /// The source or its network has used up its signed requests of this second.
+    TooManySigned(DropReason),
 }
 
 impl Server {
@@ -49,7 +50,7 @@ impl Server {
     ///
     /// Rates are checked before the MACs that they limit: over UDP without an allocation, before the nonce's; with a nonce
     /// of the client, which nobody else has, before the signature's. Clients with an allocation have a rate each, so others
-    /// at their address can't keep them from refreshing it.
+    /// in their network can't keep them from refreshing it.
     pub(super) fn authenticate(
         &mut self,
         client: Client,
@@ -69,18 +70,22 @@ impl Server {
         let allocation = self.table.find(&client);
         let may_be_forged = !client.is_stream() && allocation.is_none();
         if may_be_forged && !self.unproven.allows(source, seconds) {
-            return Err(Unauthenticated::TooManySigned);
+            return Err(Unauthenticated::TooManySigned(DropReason::RequestRate));
         }
         let state = self.nonces.check(nonce.nonce(), &client, now);
         if state == NonceState::Foreign {
             return self.refuse(message, ErrorCode::STALE_NONCE, client, now);
         }
-        let is_allowed = match allocation.and_then(|id| self.table.get_mut(id)) {
-            Some(allocation) => allocation.requests.allows(REQUESTS_PER_SECOND, seconds),
-            None => self.requests.allows(source, seconds),
-        };
-        if !is_allowed {
-            return Err(Unauthenticated::TooManySigned);
+        let of_allocation = allocation
+            .and_then(|id| self.table.get_mut(id))
+            .is_some_and(|allocation| allocation.requests.allows(ALLOCATION_REQUESTS_PER_SECOND, seconds));
+        if !of_allocation {
+            if !self.requests.allows(source, seconds) {
+                return Err(Unauthenticated::TooManySigned(DropReason::RequestRate));
+            }
+            if !self.network_requests.allows(Network::of(client.addr().ip()), seconds) {
+                return Err(Unauthenticated::TooManySigned(DropReason::NetworkRequestRate));
+            }
         }
         if state == NonceState::Old {
             return Err(self.challenge(message, ErrorCode::STALE_NONCE, client, now));

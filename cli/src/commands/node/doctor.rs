@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use anyhow::{Context as _, Result, bail};
-use chappe_discovery::{Discovery, FoundNode, manual::ManualNode};
+use chappe_discovery::{Discovery, FoundNode, manual::ManualNode, net::Net, operator};
 use chappe_node::{NodeConfig, identity::load_or_create_key};
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::{
     explain::{self, Explanation},
     output::Output,
     relay_check::{self, Transport},
-    relay_report::RelayLine,
+    relay_report::{self, RelayLine},
 };
 
 #[derive(Serialize)]
@@ -98,6 +98,12 @@ async fn problems(config: &NodeConfig, output: Output) -> Result<Vec<String>> {
     let found = print_search(discovery.search(&[]).await, output);
     let Ok(FoundNode { mut connection, .. }) = found else {
         problems.push("the node cannot be reached under its own URL".to_owned());
+        // Port 0 is known to the running node alone.
+        if let Some(admin) = config.admin.listen.filter(|addr| addr.port() != 0) {
+            let base = format!("http://{}", outside::reached(admin));
+            let health = operator::fetch_health(&base, &Net::default()).await.ok();
+            problems.push(relay_report::print_none(explain::not_reached(health.as_ref()), output));
+        }
         return Ok(problems);
     };
     problems.extend(doctor::check_relay(&discovery, &mut connection, output).await);

@@ -193,7 +193,9 @@ impl Session {
                 }
                 let now = self.core.context.clock.now();
                 if self.ice_credential.as_ref().is_none_or(|credential| !credential.is_kept(configured, now)) {
-                    self.ice_credential = Some(Box::new(SessionCredential::new(now, rand::rng().random())));
+                    let mut rng = rand::rng();
+                    let credential = SessionCredential::new(now, rng.random(), rng.random());
+                    self.ice_credential = Some(Box::new(credential));
                 }
                 let credential = **self.ice_credential.as_ref().expect("just set");
                 let (servers, ttl) = ice::servers(configured, relay, now, credential);

@@ -187,6 +187,8 @@ mod tests {
 
     fn reading(page: &str, read_at: Instant) -> Reading {
         let health = Health {
+            budget: None,
+            relay: None,
             status: "healthy".to_owned(),
             problems: vec![],
             server_id: "ed25519:ABCDEFGHIJ".to_owned(),
