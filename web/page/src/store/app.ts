@@ -12,9 +12,6 @@ import { Vault } from "./vault.js";
 const OWN_DATABASE = /^(page-)?chappe(-|$)/;
 const OWN_CACHE = "chappe-page-";
 
-/** Where tabs of the page tell each other that everything is wiped. They have one storage, whichever profile each uses. */
-const WIPE_CHANNEL = "chappe-page-wipe";
-
 /** What a person enters at the first start. */
 export interface FirstStart {
   readonly federation: Federation;
@@ -34,14 +31,12 @@ export class App {
   readonly link: Signal<string | undefined> = signal(undefined);
   /** What a screen reader says. */
   readonly announcement: Signal<string> = signal("");
-  /** Called when another tab deletes everything that is stored. */
-  onWipedElsewhere = (): void => {};
   readonly #vault: Vault;
   readonly #profile: string;
-  readonly #tabs = new BroadcastChannel(WIPE_CHANNEL);
+  /** Where tabs tell each other that everything is wiped. They have one storage, whichever profile each uses. */
+  readonly wipes = new BroadcastChannel("chappe-page");
 
   constructor(fragment: Fragment) {
-    this.#tabs.onmessage = () => this.onWipedElsewhere();
     this.#profile = fragment.profile;
     this.#vault = new Vault(`page-${databaseOf(fragment.profile)}`);
     this.settings = new SettingsStore(this.#vault);
@@ -94,7 +89,7 @@ export class App {
 
   /** Deletes everything that this page has stored in the browser. Its other tabs end their calls. */
   async wipe(): Promise<void> {
-    this.#tabs.postMessage("wiped");
+    this.wipes.postMessage("wiped");
     const session = this.#endSession();
     const wiped = this.#vault.wipe();
     const profile = session === undefined ? deleteDB(databaseOf(this.#profile)) : session.client.wipe();
@@ -112,8 +107,10 @@ export class App {
   }
 
   /** Ends the call and the session, since another tab deletes what is stored. */
-  async leave(): Promise<void> {
-    await this.#endSession()?.client.close();
+  leave(): void {
+    this.#endSession()
+      ?.client.close()
+      .catch(() => undefined);
   }
 
   /** From now on nothing of this page is stored, and nothing is shown outside of it. Returns the session of before. */

@@ -24,9 +24,9 @@ export function listenForPanic(app: App, neutral: () => NeutralPage): void {
     app.wipe().catch(() => undefined);
   };
   addEventListener("keydown", handle, { capture: true });
-  app.onWipedElsewhere = () => {
+  app.wipes.onmessage = () => {
     showNeutral(neutral());
-    app.leave().catch(() => undefined);
+    app.leave();
   };
 }
 

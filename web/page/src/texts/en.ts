@@ -227,7 +227,7 @@ export const en = {
   settingsTitle: "Settings",
   settingsName: "Your name",
   settingsNameHelp: "New contacts see it. Your contacts keep the name that they already have for you.",
-  settingsNameFault: "The browser could not store the name.",
+  settingsNameFault: "The name could not be stored.",
   settingsLook: "Appearance",
   settingsTheme: "Theme",
   settingsTheme_system: "Same as system",
@@ -254,7 +254,7 @@ export const en = {
   settingsExportFault_not_exportable: "This profile was made with keys that cannot leave this browser.",
   settingsExportFault_not_a_profile: "This file is not an exported profile.",
   settingsExportFault_wrong_passphrase: "The passphrase is not that of the file, or the file is damaged.",
-  settingsExportFault_unreadable: "The file cannot be read. Choose it again.",
+  settingsExportFault_unreadable: "The file could not be read.",
   settingsWipe: "Delete everything",
   settingsWipeHelp:
     "Keys, contacts and settings are deleted from this browser. Your contacts have to pair with you again.",

@@ -4,14 +4,16 @@ import type { ActiveCall } from "../store/active-call.js";
 import { durationText, t } from "../texts/texts.js";
 import { Avatar } from "./avatar.js";
 import { CallButton } from "./call-button.js";
-import { DeviceMenu } from "./call-devices.js";
 import { Notice } from "./call-notice.js";
 import { Preview, Video } from "./call-video.js";
 import { useNow, useSession } from "./context.js";
 import { Button, Title } from "./controls.js";
 import { Icon } from "./icon.js";
+import { Lazy } from "./lazy.js";
 import { PathPicture } from "./path-view.js";
 import { WordsCard } from "./words-view.js";
+
+const loadDevices = async () => (await import("./call-devices.js")).DeviceMenu;
 
 type Panel = "none" | "devices" | "path";
 
@@ -63,7 +65,7 @@ export function TalkView({ active, name }: { active: ActiveCall; name: string })
         {active.isVideoPaused.value && <p class="talk-note">{t("callPicturesPaused")}</p>}
         {desk.isMuted.value && <p class="talk-note">{t("callMuted")}</p>}
         {contact && <WordsCard contact={contact} onDone={() => undefined} />}
-        {panel === "devices" && <DeviceMenu />}
+        {panel === "devices" && <Lazy load={loadDevices} />}
         {panel === "path" && <PathPicture active={active} name={name} />}
       </div>
       <TalkControls video={video} panel={panel} onPanel={setPanel} />

@@ -24,9 +24,7 @@ export function Video({ stream, label, kind, onElement }: VideoProps) {
     const element = video.current;
     // A small window outlives its element, with the last picture.
     return () => {
-      if (element !== null && document.pictureInPictureElement === element) {
-        document.exitPictureInPicture().catch(() => undefined);
-      }
+      if (document.pictureInPictureElement === element) document.exitPictureInPicture().catch(() => undefined);
     };
   }, []);
   return <video ref={video} class="video" data-kind={kind} muted playsInline aria-label={label} />;

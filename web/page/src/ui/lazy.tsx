@@ -1,4 +1,4 @@
-/** A screen whose code is loaded when it is opened. */
+/** A screen or a part of one whose code is loaded when it is opened. */
 import type { ComponentType } from "preact";
 import { useEffect, useState } from "preact/hooks";
 

@@ -17,12 +17,12 @@ function OwnName() {
   const isChanged = stored !== "" && name.trim() !== "" && name !== stored;
   const [isFailed, setIsFailed] = useState(false);
   const save = async () => {
-    const isSaved = await client.setName(name).then(
-      () => true,
-      () => false,
-    );
-    setIsFailed(!isSaved);
-    if (!isSaved) return;
+    setIsFailed(false);
+    try {
+      await client.setName(name);
+    } catch {
+      return setIsFailed(true);
+    }
     setName(client.name);
     await settings.change({ name: client.name });
   };
