@@ -92,7 +92,11 @@ interface Running {
 export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   readonly clock: Clock;
   readonly timers: Timers;
-  /** The ids of the nodes where this client pairs now, one for each connection. */
+  /**
+   * The ids of the nodes where this client pairs now, one for each connection.
+   *
+   * @internal
+   */
   readonly pairingNodes: string[] = [];
   readonly #options: SignallingOptions;
   #connecting: Promise<void> | undefined;
@@ -236,7 +240,11 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     return this.#running?.attaching.ready?.connection.nodeId;
   }
 
-  /** All sessions, also one that is being attached or replaced. */
+  /**
+   * All sessions, also one that is being attached or replaced.
+   *
+   * @internal
+   */
   get sessions(): Iterable<Session> {
     return this.#running?.attaching.sessions ?? [];
   }
