@@ -33,11 +33,15 @@ impl EventCounter {
 
     /// Counts an event. Returns whether it is among the first `per_second` of this second.
     pub fn allows(&mut self, per_second: u16, now: Seconds) -> bool {
+        self.charge(1, now);
+        self.events <= per_second
+    }
+
+    fn charge(&mut self, events: u16, now: Seconds) {
         if self.second != now {
             *self = Self::new(now);
         }
-        self.events = self.events.saturating_add(1);
-        self.events <= per_second
+        self.events = self.events.saturating_add(events);
     }
 }
 
@@ -50,9 +54,18 @@ impl SourceLimiter {
 
     /// Counts an event of a source or network. Returns whether it is allowed.
     pub fn allows(&mut self, source: impl Hash, now: Seconds) -> bool {
+        let per_second = self.per_second;
+        self.counter(source).allows(per_second, now)
+    }
+
+    /// Counts further events of a source or network, whether they are allowed or not.
+    pub fn charge(&mut self, source: impl Hash, events: u16, now: Seconds) {
+        self.counter(source).charge(events, now);
+    }
+
+    fn counter(&mut self, source: impl Hash) -> &mut EventCounter {
         #[expect(clippy::cast_possible_truncation, reason = "taken modulo a smaller number")]
-        let counter = &mut self.counters[self.hash.hash_one(source) as usize % COUNTERS];
-        counter.allows(self.per_second, now)
+        &mut self.counters[self.hash.hash_one(source) as usize % COUNTERS]
     }
 }
 

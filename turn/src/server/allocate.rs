@@ -12,7 +12,7 @@ use turn_types::attribute::{
     ReservationToken, XorRelayedAddress,
 };
 
-use super::{RelayId, RelaySockets, Server, authentication::User, check_known};
+use super::{NETWORK_REQUESTS_OF_ALLOCATION, RelayId, RelaySockets, Server, authentication::User, check_known};
 use crate::{
     allocation::{Allocation, Family, RelayPorts},
     budget::BudgetLevel,
@@ -90,6 +90,9 @@ impl Server {
         self.expiries.push(Reverse((expires, id, generation)));
         self.forget_old_expiries();
         self.counters.allocations_opened += 1;
+        // The request itself is counted.
+        let further = NETWORK_REQUESTS_OF_ALLOCATION - 1;
+        self.network_requests.charge(Network::of(client.addr().ip()), further, seconds);
         Ok(self.respond_allocated(message, user, client, ports, lifetime, missing))
     }
 
