@@ -1,7 +1,8 @@
-//! The nodes that this client uses now, for its inboxes and for pairing codes.
+//! The nodes that this client uses, for its inboxes and for pairing codes.
 //!
 //! A node that sees both could join a code, which a person reads to another, with the inboxes of the client's contacts. So
-//! both searches avoid the nodes of the other purpose, and a node that both have found meanwhile is claimed by one.
+//! both searches avoid the nodes of the other purpose, and a node that both have found meanwhile is claimed by one. The
+//! client's task and each pairing hold claims, so the list is shared.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,35 +24,46 @@ impl Purpose {
     }
 }
 
+/// A node in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Use {
+    node: NodeId,
+    purpose: Purpose,
+    /// The session with it has ended while a code was shown.
+    has_ended: bool,
+}
+
 /// The nodes in use. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct NodesInUse(Arc<Mutex<Vec<(NodeId, Purpose)>>>);
+pub(crate) struct NodesInUse(Arc<Mutex<Vec<Use>>>);
 
-/// A node is in use until this is dropped.
+/// A node is in use until this is dropped. That of a session stays in use as long as a code is shown: it knows the inboxes.
 #[derive(Debug)]
 pub(crate) struct NodeClaim {
     nodes: NodesInUse,
-    entry: (NodeId, Purpose),
+    of: Use,
 }
 
 impl NodesInUse {
     /// The nodes that a search for this purpose has to avoid.
     pub(crate) fn to_avoid(&self, purpose: Purpose) -> Vec<NodeId> {
-        self.lock().iter().filter(|(_, used_for)| *used_for == purpose.other()).map(|(node, _)| *node).collect()
+        self.lock().iter().filter(|used| used.purpose == purpose.other()).map(|used| used.node).collect()
     }
 
     /// Claims a node that a search has found. Returns `None` if the node came into use for the other purpose during the
-    /// search: search again. A node of `avoided` is claimed in any case, since the search found no other.
-    pub(crate) fn claim(&self, node: NodeId, purpose: Purpose, avoided: &[NodeId]) -> Option<NodeClaim> {
+    /// search: search again. A node of `accepted` is claimed in any case.
+    pub(crate) fn claim(&self, node: NodeId, purpose: Purpose, accepted: &[NodeId]) -> Option<NodeClaim> {
         let mut nodes = self.lock();
-        if nodes.contains(&(node, purpose.other())) && !avoided.contains(&node) {
+        let is_taken = nodes.iter().any(|used| used.node == node && used.purpose == purpose.other());
+        if is_taken && !accepted.contains(&node) {
             return None;
         }
-        nodes.push((node, purpose));
-        Some(NodeClaim { nodes: self.clone(), entry: (node, purpose) })
+        let of = Use { node, purpose, has_ended: false };
+        nodes.push(of);
+        Some(NodeClaim { nodes: self.clone(), of })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(NodeId, Purpose)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Use>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -59,8 +71,15 @@ impl NodesInUse {
 impl Drop for NodeClaim {
     fn drop(&mut self) {
         let mut nodes = self.nodes.lock();
-        if let Some(index) = nodes.iter().position(|entry| *entry == self.entry) {
-            nodes.swap_remove(index);
+        let Some(index) = nodes.iter().position(|used| *used == self.of) else { return };
+        let shows_code = |nodes: &[Use]| nodes.iter().any(|used| used.purpose == Purpose::Pairing);
+        if self.of.purpose == Purpose::Inboxes && shows_code(&nodes) {
+            nodes[index].has_ended = true;
+            return;
+        }
+        nodes.swap_remove(index);
+        if !shows_code(&nodes) {
+            nodes.retain(|used| !used.has_ended);
         }
     }
 }
@@ -82,9 +101,10 @@ mod tests {
         let pairing = nodes.claim(node, Purpose::Pairing, &[node]).expect("it was avoided");
         let replaced = nodes.claim(node, Purpose::Inboxes, &[node]).expect("it was avoided");
         drop(inboxes);
-        assert_eq!(nodes.to_avoid(Purpose::Pairing), [node]);
         drop(replaced);
+        assert_eq!(nodes.to_avoid(Purpose::Pairing), [node, node], "it knows the inboxes");
         drop(pairing);
+        assert_eq!((nodes.to_avoid(Purpose::Pairing), nodes.to_avoid(Purpose::Inboxes)), (vec![], vec![]));
         assert!(nodes.claim(node, Purpose::Pairing, &[]).is_some());
         assert_eq!(nodes.to_avoid(Purpose::Inboxes), []);
     }

@@ -112,7 +112,8 @@ pub struct ShownCode {
     phrase: Phrase,
     registration: Registration,
     connection: Connection,
-    claim: NodeClaim,
+    /// The nodes where it was registered, the current one last.
+    claims: Vec<NodeClaim>,
     until: Instant,
     span: Span,
 }
@@ -151,7 +152,15 @@ impl Client {
         for _ in 0..MAX_COLLISIONS {
             if registration.register(&mut connection, phrase.locator()).await? {
                 let until = Instant::now() + CODE_LIFETIME;
-                return Ok(ShownCode { client: self.clone(), phrase, registration, connection, claim, until, span });
+                return Ok(ShownCode {
+                    client: self.clone(),
+                    phrase,
+                    registration,
+                    connection,
+                    claims: vec![claim],
+                    until,
+                    span,
+                });
             }
             phrase = phrase.relocated(&mut rand::rng());
         }
@@ -289,7 +298,7 @@ impl ShownCode {
 
     async fn wait(mut self) -> Result<Paired, PairError> {
         let (from, payload) = self.requested().await?;
-        let Self { client, phrase, mut connection, claim: _claim, .. } = self;
+        let Self { client, phrase, mut connection, claims: _claims, .. } = self;
         let paired = respond(&mut connection, phrase, &client, from, payload).await?;
         connection.close().await;
         Ok(paired)
@@ -325,7 +334,7 @@ impl ShownCode {
             let attempt = timeout_at(self.until, attempt).await.map_err(|_| PairError::TimedOut)?;
             if let Ok(Some((connection, claim))) = attempt {
                 self.connection = connection;
-                self.claim = claim;
+                self.claims.push(claim);
                 return Ok(());
             }
             tracing::debug!(pause = ?pause, "cannot register the code again yet");

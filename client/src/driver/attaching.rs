@@ -45,10 +45,10 @@ impl Driver {
 
     pub(super) async fn handle_search(&mut self, event: SearchEvent) {
         match event {
-            SearchEvent::Finished { outcome, avoided } => match outcome.found {
+            SearchEvent::Finished(finished) => match finished.outcome.found {
                 Ok(FoundNode { connection, background, .. }) => {
                     let node = connection.node();
-                    let Some(claim) = self.search.claim(node, &avoided) else {
+                    let Some(claim) = self.search.claim(node, &finished.accepted) else {
                         connection.close().await;
                         return self.start_search();
                     };

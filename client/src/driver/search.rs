@@ -39,10 +39,7 @@ pub(crate) struct SearchConfig {
 
 /// What a search has come to.
 pub(super) enum SearchEvent {
-    Finished {
-        outcome: Box<SearchOutcome>,
-        avoided: Vec<NodeId>,
-    },
+    Finished(Box<Finished>),
     /// The background phase has ended: other sources have confirmed the node or not.
     Checked {
         node: NodeId,
@@ -50,9 +47,16 @@ pub(super) enum SearchEvent {
     },
 }
 
+/// A search that is over.
+pub(super) struct Finished {
+    pub(super) outcome: SearchOutcome,
+    /// The nodes of pairing codes that the search knew: it has avoided them, or the one before found nothing else.
+    pub(super) accepted: Vec<NodeId>,
+}
+
 pub(super) struct Search {
     config: SearchConfig,
-    connecting: Option<BoxFuture<'static, (SearchOutcome, Vec<NodeId>)>>,
+    connecting: Option<BoxFuture<'static, Finished>>,
     background: Option<BoxFuture<'static, (NodeId, SearchSummary)>>,
     /// The pauses between searches after sessions that were lost.
     backoff: ExponentialBackoff,
@@ -62,6 +66,8 @@ pub(super) struct Search {
     immediate_at: Option<Instant>,
     /// How many nodes in a row did not attach the inboxes.
     unattached: u32,
+    /// The last search found no node.
+    has_found_none: bool,
 }
 
 /// From 250 ms to 30 s, with jitter, so that the clients of a failed node don't all reach the next one together.
@@ -93,6 +99,7 @@ impl Search {
             retry: retry(),
             immediate_at: None,
             unattached: 0,
+            has_found_none: false,
         }
     }
 
@@ -101,8 +108,8 @@ impl Search {
     }
 
     /// Claims the node that a search has found, or returns `None` if a code was registered there meanwhile.
-    pub(super) fn claim(&self, node: NodeId, avoided: &[NodeId]) -> Option<NodeClaim> {
-        self.config.nodes_in_use.claim(node, Purpose::Inboxes, avoided)
+    pub(super) fn claim(&self, node: NodeId, accepted: &[NodeId]) -> Option<NodeClaim> {
+        self.config.nodes_in_use.claim(node, Purpose::Inboxes, accepted)
     }
 
     pub(super) const fn accepts_private(&self) -> bool {
@@ -128,6 +135,7 @@ impl Search {
     /// Starts a search after one that found no node. Returns the pause before it.
     pub(super) fn start_retry(&mut self) -> Duration {
         let pause = self.retry.next().unwrap_or_default().min(LONGEST_RETRY);
+        self.has_found_none = true;
         self.start_after(pause);
         pause
     }
@@ -135,10 +143,15 @@ impl Search {
     fn start_after(&mut self, pause: Duration) {
         let SearchConfig { discovery, avoid, nodes_in_use, .. } = &self.config;
         let (discovery, mut avoid, nodes_in_use) = (discovery.clone(), avoid.clone(), nodes_in_use.clone());
+        // An avoided node comes last, and the time may not suffice for it. Being reachable matters more.
+        let avoids_pairing = !self.has_found_none;
         let search = async move {
             tokio::time::sleep(pause).await;
-            avoid.extend(nodes_in_use.to_avoid(Purpose::Inboxes));
-            (discovery.search(&avoid).await, avoid)
+            let accepted = nodes_in_use.to_avoid(Purpose::Inboxes);
+            if avoids_pairing {
+                avoid.extend(&accepted);
+            }
+            Finished { outcome: discovery.search(&avoid).await, accepted }
         };
         self.connecting = Some(search.boxed());
     }
@@ -150,6 +163,7 @@ impl Search {
     /// Continues the search for `node` in the background, to confirm it by other sources.
     pub(super) fn handle_found(&mut self, node: NodeId, background: BackgroundSearch) {
         self.retry = retry();
+        self.has_found_none = false;
         self.background = Some(background.finish().map(move |summary| (node, summary)).boxed());
     }
 
@@ -157,9 +171,9 @@ impl Search {
     pub(super) async fn next(&mut self) -> SearchEvent {
         tokio::select! {
             biased;
-            (outcome, avoided) = finished_or_never(&mut self.connecting) => {
+            finished = finished_or_never(&mut self.connecting) => {
                 self.connecting = None;
-                SearchEvent::Finished { outcome: Box::new(outcome), avoided }
+                SearchEvent::Finished(Box::new(finished))
             }
             (node, summary) = finished_or_never(&mut self.background) => {
                 self.background = None;
