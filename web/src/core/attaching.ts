@@ -161,11 +161,13 @@ export class Attaching {
       this.#searchedAt = clock.now();
       if (this.#signal.aborted) return;
       try {
-        const avoid = new Set([...this.#avoid, ...pairingNodes]);
-        const found = await finder.search(avoid, this.#signal);
+        // An avoided node comes last, and the time may not suffice for it. Being reachable matters more.
+        const known = [...pairingNodes];
+        const avoid = this.#failures === 0 ? known : [];
+        const found = await finder.search(new Set([...this.#avoid, ...avoid]), this.#signal);
         const node = found.connection.nodeId;
         // A code may have come to this node during the search.
-        if (this.#signal.aborted || (pairingNodes.includes(node) && !avoid.has(node))) {
+        if (this.#signal.aborted || (pairingNodes.includes(node) && !known.includes(node))) {
           found.connection.close();
           continue;
         }

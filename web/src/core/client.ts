@@ -93,7 +93,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   readonly clock: Clock;
   readonly timers: Timers;
   /**
-   * The ids of the nodes where this client pairs now, one for each connection.
+   * The ids of the nodes where this client pairs, one for each connection until the pairing is over.
    *
    * @internal
    */

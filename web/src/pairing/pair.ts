@@ -55,12 +55,10 @@ class Channel {
   readonly #messages: Json[] = [];
   #wake: () => void = () => {};
   #isClosed = false;
-  #isLeft = false;
 
   constructor(connection: Connection, parts: PairingParts) {
     this.connection = connection;
     this.#parts = parts;
-    parts.client.pairingNodes.push(connection.nodeId);
     connection.onText((text) => {
       const message = parseObject(text);
       if (message !== undefined) this.#messages.push(message);
@@ -94,10 +92,6 @@ class Channel {
   }
 
   close(): void {
-    if (this.#isLeft) return;
-    this.#isLeft = true;
-    const { pairingNodes } = this.#parts.client;
-    pairingNodes.splice(pairingNodes.indexOf(this.connection.nodeId), 1);
     this.connection.close();
   }
 }
@@ -144,34 +138,69 @@ class Registration {
   }
 }
 
-/** Connects to another node than those of the client's sessions, if there is one: no node sees code and inboxes. */
-async function openChannel(parts: PairingParts, left: readonly string[] = []): Promise<Channel> {
-  const { client, finder, signal } = parts;
-  const sessionNodes = () => [...client.sessions].map((session) => session.connection.nodeId);
-  for (;;) {
-    const avoid = new Set([...sessionNodes(), ...left]);
-    const { connection } = await finder.search(avoid, signal).catch((error: unknown) => {
-      throw new PairError(signal.aborted ? "aborted" : "no-node", { cause: error });
-    });
-    if (avoid.has(connection.nodeId) || !sessionNodes().includes(connection.nodeId)) {
-      return new Channel(connection, parts);
-    }
-    // A session came to this node during the search.
-    connection.close();
+/** The nodes of one pairing. None of them should see the client's inboxes, too. */
+class PairingNodes {
+  readonly #parts: PairingParts;
+  readonly #used: string[] = [];
+  /** The nodes of the client's sessions since the pairing began. */
+  readonly #ofSessions: Set<string>;
+  readonly #isOver = new AbortController();
+
+  constructor(parts: PairingParts) {
+    this.#parts = parts;
+    const { client } = parts;
+    this.#ofSessions = new Set(sessionNodes(client));
+    const { signal } = this.#isOver;
+    client.addEventListener("connected", ({ detail }) => this.#ofSessions.add(detail.node), { signal });
   }
+
+  /** Connects to another node than those of the client's sessions and those that the pairing has used, if there is one. */
+  async open(): Promise<Channel> {
+    const { client, finder, signal } = this.#parts;
+    for (;;) {
+      const avoid = new Set([...this.#ofSessions, ...sessionNodes(client), ...this.#used]);
+      const { connection } = await finder.search(avoid, signal).catch((error: unknown) => {
+        throw new PairError(signal.aborted ? "aborted" : "no-node", { cause: error });
+      });
+      const node = connection.nodeId;
+      if (avoid.has(node) || !sessionNodes(client).includes(node)) {
+        this.#used.push(node);
+        client.pairingNodes.push(node);
+        return new Channel(connection, this.#parts);
+      }
+      // A session came to this node during the search.
+      connection.close();
+    }
+  }
+
+  /** The pairing is over. */
+  release(): void {
+    this.#isOver.abort();
+    const { pairingNodes } = this.#parts.client;
+    for (const node of this.#used.splice(0)) pairingNodes.splice(pairingNodes.indexOf(node), 1);
+  }
+}
+
+function sessionNodes(client: SignallingClient): string[] {
+  return [...client.sessions].map((session) => session.connection.nodeId);
 }
 
 /** Pairs with the client that shows this code. Waits up to two minutes for a person there. */
 export async function pairByCode(text: string, parts: PairingParts): Promise<Paired> {
   const phrase = Phrase.parse(text);
   if (phrase === undefined) throw new PairError("not-a-code");
-  const channel = await openChannel(parts);
+  // Before anything is sent: a client that is not connected would use up the code.
+  void parts.client.profile;
+  const nodes = new PairingNodes(parts);
+  let channel: Channel | undefined;
   try {
+    channel = await nodes.open();
     return await requestPairing(phrase, channel, parts);
   } catch (error) {
     throw pairError(error);
   } finally {
-    channel.close();
+    channel?.close();
+    nodes.release();
   }
 }
 
@@ -260,23 +289,27 @@ export class ShownCode {
 /** Generates a code and registers it. With `isForLink`, its secret has 128 bits. */
 export async function showCode(isForLink: boolean, parts: PairingParts): Promise<ShownCode> {
   const { client, finder } = parts;
+  void client.profile;
   const registration = await Registration.create();
-  const channel = await openChannel(parts);
+  const used = new PairingNodes(parts);
+  let channel: Channel | undefined;
   let phrase = Phrase.generate(isForLink);
   try {
+    channel = await used.open();
     for (let attempt = 0; ; attempt++) {
       if (await registration.register(channel, phrase.locator, client)) break;
       if (attempt === MAX_COLLISIONS) throw new PairError("not-registered");
       phrase = phrase.relocated();
     }
   } catch (error) {
-    channel.close();
+    channel?.close();
+    used.release();
     throw pairError(error);
   }
   const here = `${channel.connection.url}#${channel.connection.nodeId}`;
   const nodes = [here, ...finder.remembered().filter((node) => !node.endsWith(`#${channel.connection.nodeId}`))];
   const until = client.clock.now() + CODE_LIFETIME;
-  const paired = answerFirst(phrase, registration, channel, until, parts);
+  const paired = answerFirst(phrase, registration, channel, used, until, parts);
   // Without this, a rejection that the app does not await would be reported as unhandled.
   paired.catch(() => {});
   return new ShownCode(phrase, nodes, (client.clock.unixMs() + CODE_LIFETIME) / 1000, paired);
@@ -286,6 +319,7 @@ async function answerFirst(
   phrase: Phrase,
   registration: Registration,
   first: Channel,
+  nodes: PairingNodes,
   until: number,
   parts: PairingParts,
 ): Promise<Paired> {
@@ -298,12 +332,14 @@ async function answerFirst(
       });
       if (message.type === "pair_incoming") return await respond(phrase, channel, message as Json, parts);
       // The node stops soon, so a pairing could not be completed there.
-      if (message.type === "going_away") channel = await registerAgain(phrase, registration, channel, until, parts);
+      if (message.type === "going_away")
+        channel = await registerAgain(phrase, registration, channel, nodes, until, parts);
     }
   } catch (error) {
     throw pairError(error);
   } finally {
     channel.close();
+    nodes.release();
   }
 }
 
@@ -312,6 +348,7 @@ async function registerAgain(
   phrase: Phrase,
   registration: Registration,
   former: Channel,
+  nodes: PairingNodes,
   until: number,
   parts: PairingParts,
 ): Promise<Channel> {
@@ -319,7 +356,7 @@ async function registerAgain(
   former.close();
   let pause = REGISTER_AGAIN;
   while (clock.now() < until && !parts.signal.aborted) {
-    const channel = await openChannel(parts, [former.connection.nodeId]).catch(() => undefined);
+    const channel = await nodes.open().catch(() => undefined);
     const isRegistered =
       channel && (await registration.register(channel, phrase.locator, parts.client).catch(() => false));
     if (channel !== undefined && isRegistered) return channel;
