@@ -199,13 +199,20 @@ pub(crate) fn relay_pauses(health: &Health) -> Option<(&'static str, Explanation
             "the node is stopping: its relay makes no new allocations",
             explain(
                 "running calls go on over this relay until times.drain has passed",
-                "use another node; start it again",
+                "use another node; the operator has to start this one again",
             ),
         ),
         // Without a level of the month, it is the rate.
         "budget" if health.budget.as_deref().is_none_or(|level| level == "open") => (
             "the machine exceeds budget.bytes_per_second: the relay makes no new allocations",
             explain(OTHERS, "try again in a few minutes; the operator can raise budget.bytes_per_second"),
+        ),
+        "budget" if health.budget.as_deref() == Some("asleep") => (
+            "the budget of the month is used up: the node sleeps",
+            explain(
+                "its calls have ended, and it accepts no clients until the next month of the budget",
+                "use another node; the operator can raise budget.monthly_bytes",
+            ),
         ),
         "budget" => (
             "the budget of the month is nearly used up: the relay makes no new allocations",

@@ -42,7 +42,8 @@ impl SessionCredential {
 ///
 /// The credentials follow coturn's `use-auth-secret` (draft-uberti-behave-turn-rest-00). The user name is the expiry
 /// time and a nonce; the password is HMAC-SHA1 over the user name. The nonce is random, so that the names in a TURN server's
-/// log cannot link the calls of one client for longer than [`KEEP`], nor those in the logs of two servers at all.
+/// log cannot link the calls of one client for longer than [`KEEP`], nor those in the logs of two servers, unless `ice.servers` is
+/// reordered meanwhile.
 pub(crate) fn servers(
     config: &IceSection,
     own: Option<&MediaRelay>,

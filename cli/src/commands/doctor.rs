@@ -117,13 +117,15 @@ pub(super) async fn check_relay(discovery: &Discovery, connection: &mut Connecti
     let node_ips = net.names().lookup(host).await.unwrap_or_default();
     let checker = RelayChecker { net, tls: net.tls().clone(), node_ips };
     let checked = checker.check_all(&servers).await;
-    if checked.is_empty() {
-        // An earlier version's page does not tell.
-        let health = operator::fetch_health(&connection.url().replacen("ws", "http", 1), net).await.ok();
-        let reason = health.as_ref().and_then(explain::relay_pauses).unwrap_or_else(explain::no_relay);
-        return vec![relay_report::print_none(reason, output)];
-    }
-    relay_report::print(&checked, output)
+    let health = operator::fetch_health(&connection.url().replacen("ws", "http", 1), net).await.ok();
+    // Behind a proxy, the page may be another node's.
+    let health = health.filter(|health| health.server_id == connection.node().to_server_id());
+    // An earlier version's page does not tell.
+    let reason = health.as_ref().and_then(explain::relay_pauses);
+    let reason = reason.or_else(|| checked.is_empty().then(explain::no_relay));
+    let mut problems: Vec<_> = reason.map(|reason| relay_report::print_none(reason, output)).into_iter().collect();
+    problems.extend(relay_report::print(&checked, output));
+    problems
 }
 
 /// Problems that affect several sources.

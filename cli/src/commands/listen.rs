@@ -17,7 +17,7 @@ pub(crate) struct ListenArgs {
     #[command(flatten)]
     profile: ProfileArgs,
 
-    /// Stop after the first call, and a call that replaces it; exit status 1 if it failed
+    /// Stop after the first call, or the one that replaces it; exit status 1 if it failed
     #[arg(long)]
     once: bool,
 

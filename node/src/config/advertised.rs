@@ -26,7 +26,7 @@ pub enum Advertised {
 /// The text is not an address or a name with a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdvertisedError {
-    /// Anything else.
+    /// Not an address or a name with a port.
     #[error(
         "an address or a name and a port are allowed, such as 203.0.113.7:8711, [2001:db8::7]:8711 or \
          home.example.org:8711"
