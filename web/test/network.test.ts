@@ -142,12 +142,15 @@ describe.runIf(canRun)("a call goes on", () => {
     async (seconds) => {
       await talk(false);
       const times: number[] = [];
+      const noticedAfter: number[] = [];
       // The best of three, as above. Where the first is in time, there is no other.
-      while (times.length < 3 && !times.some((ms) => ms < 2_500)) {
+      const isInTime = () => [times, noticedAfter].every((all) => Math.min(...all) < 2_500);
+      while (times.length < 3 && !isInTime()) {
         await network.change(here, { down: 1 });
         const downAt = Date.now();
         await untilState(b, "reconnecting");
         const noticed = Date.now() - downAt;
+        noticedAfter.push(noticed);
         await pause(seconds * 1_000 - noticed);
         const lost = await missing(b, async () => {
           await network.change(here, {});
@@ -158,11 +161,10 @@ describe.runIf(canRun)("a call goes on", () => {
           "ms until both hear": times.join(", "),
           "s of sound missing afterwards": lost.seconds,
         });
-        // The watchdog waits for 1.5 s (`quality.test.ts`). The rest is the machine's.
-        expect(noticed).toBeLessThan(5_000);
         for (const tab of [a, b]) await untilState(tab, "connected");
       }
-      expect(Math.min(...times)).toBeLessThan(2_500);
+      // The watchdog waits for 1.5 s.
+      expect(isInTime()).toBe(true);
       expect(Math.max(...times)).toBeLessThan(10_000);
     },
     240_000,
