@@ -84,6 +84,9 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await other.run("importProfile", "moved", file, "a passphrase");
     await other.run("start", { ...options(), profile: "moved" });
     expect(await other.run("contacts")).toMatchObject([{ id: paired.contact, name: "Bob" }]);
+    const sibling = await other.sibling();
+    const inUse = sibling.run("importProfile", "moved", file, "a passphrase");
+    await expect(inUse).rejects.toThrow(/another page or client uses this profile/);
     await other.run("call", paired.contact);
     await untilRinging(b);
     await Promise.all([other.run("close"), b.run("close")]);

@@ -3,7 +3,6 @@ import { type ConnectError, type IceConfiguration, SignallingClient, type Signal
 import { SystemClock, Timers } from "../core/clock.js";
 import { type Contact, type ContactId, isConfirmed } from "../core/contact.js";
 import { TypedEventTarget } from "../core/events.js";
-import { ProfileError } from "../core/profile.js";
 import { Discovery, type DiscoveryOptions } from "../discovery/discovery.js";
 import { Call } from "../media/call.js";
 import type { CallParts, MediaOptions } from "../media/call-events.js";
@@ -81,7 +80,6 @@ export class Client extends TypedEventTarget<ClientEvents> {
   readonly #quality: QualityThresholds | undefined;
   readonly #calls = new Set<Call>();
   #closed = new AbortController();
-  #isListening = false;
   #contacts: { readonly of: readonly Contact[]; readonly infos: readonly ContactInfo[] } = { of: [], infos: [] };
 
   /** Throws `SyntaxError` if an option is not valid. */
@@ -135,26 +133,26 @@ export class Client extends TypedEventTarget<ClientEvents> {
    * connects anew. Rejects with {@link ConnectError} if the first search finds no node; the client goes on searching.
    */
   connect(): Promise<void> {
-    if (this.#isListening) return this.#signalling.connect();
-    this.#isListening = true;
     const { signal } = this.#closed;
-    const wake = () => {
-      if (globalThis.document?.visibilityState !== "hidden") this.#signalling.wake();
-    };
-    const networkChanged = () => {
-      this.#signalling.wake();
-      for (const call of this.#calls) call.networkChanged();
-    };
-    globalThis.addEventListener?.("online", networkChanged, { signal });
-    globalThis.document?.addEventListener("visibilitychange", wake, { signal });
+    // Again, these change nothing.
+    globalThis.addEventListener?.("online", this.#networkChanged, { signal });
+    globalThis.document?.addEventListener("visibilitychange", this.#wake, { signal });
     return this.#signalling.connect();
   }
+
+  readonly #wake = () => {
+    if (globalThis.document?.visibilityState !== "hidden") this.#signalling.wake();
+  };
+
+  readonly #networkChanged = () => {
+    this.#signalling.wake();
+    for (const call of this.#calls) call.networkChanged();
+  };
 
   /** Ends the active call and disconnects. Takes two seconds at most. */
   async close(): Promise<void> {
     this.#closed.abort();
     this.#closed = new AbortController();
-    this.#isListening = false;
     // A call that is ended here is not one to come back into.
     this.#record(undefined);
     await this.#signalling.close();
@@ -335,11 +333,13 @@ export class Client extends TypedEventTarget<ClientEvents> {
     return exportProfile(this.#signalling.profile.data, passphrase);
   }
 
-  /** Replaces the profile by that of an exported file. Call it before {@link connect}. Rejects with `ProfileFileError`. */
+  /**
+   * Replaces the profile by that of an exported file. Call it before {@link connect}. Rejects with `ProfileFileError`, and
+   * after two seconds with `ProfileError` while a client is connected, also one of another page.
+   */
   async importProfile(file: string, passphrase: string): Promise<void> {
-    if (this.#signalling.isRunning) throw new ProfileError("in-use");
     const { importProfile } = await import("./profile-file.js");
-    await this.#database.profile.save(await importProfile(file, passphrase));
+    await importProfile(file, passphrase, this.#database.profile);
   }
 }
 

@@ -58,6 +58,7 @@ const steps = {
     return { contact: contact.id, name: contact.name, words, ms: performance.now() - began };
   },
 
+  name: () => client().name,
   contacts: () => client().contacts.map(({ id, name, isConfirmed }) => ({ id, name, isConfirmed })),
 
   async call(contact: string, isRelayOnly = false) {
@@ -276,7 +277,10 @@ const steps = {
 
   exportProfile: (passphrase: string) => client().exportProfile(passphrase),
 
-  /** Imports a file into a new profile. */
+  /** Imports a file into the profile of this page's client. */
+  importHere: (file: string, passphrase: string) => client().importProfile(file, passphrase),
+
+  /** Imports a file into a profile that this page does not use. */
   async importProfile(profile: string, file: string, passphrase: string) {
     await new Client({ profile }).importProfile(file, passphrase);
   },
