@@ -1,5 +1,6 @@
 /** The page of the browser tests: a client whose steps the test runs from outside. */
 
+import { openDB } from "idb";
 import { Database } from "../../src/browser/database.js";
 import { Capture, CaptureError, type CaptureSource } from "../../src/capture.js";
 import { offerText } from "../../src/core/messages.js";
@@ -283,6 +284,28 @@ const steps = {
   /** Imports a file into a profile that this page does not use. */
   async importProfile(profile: string, file: string, passphrase: string) {
     await new Client({ profile }).importProfile(file, passphrase);
+  },
+
+  /** Reads the known nodes while the browser fails to read this entry of the database. */
+  async readsNodes(unreadable: string) {
+    const { get } = IDBObjectStore.prototype;
+    IDBObjectStore.prototype.get = function (this: IDBObjectStore, key: IDBValidKey) {
+      if (key === unreadable) throw new DOMException("", "UnknownError");
+      return get.call(this, key);
+    };
+    const read = await new Database("chappe").cache.load().then(
+      (data) => (data === undefined ? "nothing" : "nodes"),
+      () => "error",
+    );
+    IDBObjectStore.prototype.get = get;
+    return read;
+  },
+
+  /** Deletes the key that encrypts what is stored. */
+  async loseStorageKey() {
+    const database = await openDB("chappe");
+    await database.delete("chappe", "key");
+    database.close();
   },
 
   /** Whether a script can read any key that the browser stores. */
