@@ -118,8 +118,8 @@ export class Client extends TypedEventTarget<ClientEvents> {
       this.#signalling.addEventListener(name, ({ detail }) => this.emit(name, detail as never));
     }
     this.#signalling.addEventListener("incomingcall", ({ detail: { call, contact, rejoins } }) => {
-      const rejoined = [...this.#calls].find((known) => known.contact === contact.id && rejoins !== undefined);
-      if (rejoined !== undefined) {
+      const rejoined = rejoins && [...this.#calls].find((known) => known.contact === contact.id);
+      if (rejoined) {
         rejoined.adopt(call).catch(reportError);
         return;
       }
@@ -195,14 +195,14 @@ export class Client extends TypedEventTarget<ClientEvents> {
 
   /**
    * Comes back into the call that this page was in before it was loaded again, or resolves with `undefined` if there was
-   * none. The other side keeps the call for half a minute and does not ring.
+   * none. The other side keeps the call for half a minute and does not ring. If this rejects, it can be tried again, also
+   * by the page that is loaded next.
    */
   async rejoin(options: MediaOptions = {}): Promise<Call | undefined> {
-    const active = this.#signalling.profile.data.activeCall;
-    if (active === undefined) return undefined;
-    await this.#signalling.profile.setActiveCall(undefined);
-    const isRecent = Math.abs(this.#signalling.clock.unixMs() - active.at) < REJOIN_WITHIN;
-    return isRecent ? this.#place(active.contact, options, active.call) : undefined;
+    const { clock, profile } = this.#signalling;
+    const active = profile.data.activeCall;
+    if (active === undefined || Math.abs(clock.unixMs() - active.at) >= REJOIN_WITHIN) return undefined;
+    return this.#place(active.contact, options, active.call);
   }
 
   async #place(contact: ContactId, options: MediaOptions, rejoins?: string): Promise<Call> {
@@ -222,8 +222,11 @@ export class Client extends TypedEventTarget<ClientEvents> {
       this.#record({ call: call.id, contact: call.contact, at: clock.unixMs() });
       cancel = timers.at(clock.now() + RECORD_CALL_EVERY, record);
     };
-    // Again each time: after the other side has come back, the call has another id.
-    call.addEventListener("connected", record);
+    // Again each time: after the other side has come back, the call has another id. Before an answer, only the offer of a
+    // call that comes back is recorded: the other side then knows the earlier call no more.
+    call.addEventListener("step", ({ detail: { kind, message } }) => {
+      if (message === "call_answer" || (call.isRejoin && kind === "delivered")) record();
+    });
     call.addEventListener("ended", () => {
       this.#calls.delete(call);
       this.#record(undefined);
@@ -233,7 +236,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
 
   #record(activeCall: { call: string; contact: ContactId; at: number } | undefined): void {
     // Without it, this page can only not come back into the call after a reload.
-    if (this.#signalling.isRunning) this.#signalling.profile.setActiveCall(activeCall).catch(() => undefined);
+    if (this.#signalling.isRunning) this.#signalling.profile.setActiveCall(activeCall).catch(() => {});
   }
 
   #callParts(contact: Contact | undefined): CallParts {

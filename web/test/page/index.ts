@@ -103,8 +103,21 @@ const steps = {
     return active !== undefined && (await stored.profile.load())?.activeCall?.call === active.id;
   },
 
-  async rejoin() {
-    const call = await client().rejoin({ ...(await sources()), isRelayOnly: false });
+  /** From now on, this page applies descriptions of the other side only once that is allowed again: no media flows. */
+  holdMedia(isHeld: boolean) {
+    if (!isHeld) return allowMedia();
+    const isAllowed = new Promise<void>((resolve) => {
+      allowMedia = resolve;
+    });
+    const { setRemoteDescription } = RTCPeerConnection.prototype;
+    RTCPeerConnection.prototype.setRemoteDescription = async function (...args: unknown[]) {
+      await isAllowed;
+      return Reflect.apply(setRemoteDescription, this, args);
+    };
+  },
+
+  async rejoin(isRelayOnly = false) {
+    const call = await client().rejoin({ ...(await sources()), isRelayOnly });
     if (call === undefined) return false;
     follow(call);
     active = call;
@@ -415,6 +428,7 @@ let context: AudioContext | undefined;
 const player = document.createElement("audio");
 let capture: Capture | undefined;
 let stored: Database | undefined;
+let allowMedia = () => {};
 const unplugged = new Set<string>();
 
 /** What a call sends: the sources that were opened, or a tone. */
