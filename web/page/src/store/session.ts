@@ -45,16 +45,16 @@ export class Session {
   /** Connects. The client goes on searching by itself if there is no node. */
   async start(): Promise<void> {
     await this.book.load();
+    // The first search may find no node, and a later one does.
+    this.client.addEventListener("connected", () => this.desk.rejoin().catch(reportError), { once: true });
     try {
       await this.client.connect();
     } catch (error) {
       if (error instanceof ProfileError && error.code === "in-use") this.network.status.value = "in-use";
       else if (!(error instanceof ConnectError)) throw error;
-      return;
     } finally {
       this.book.contacts.value = this.client.contacts;
     }
-    await this.desk.rejoin();
   }
 
   show(screen: Screen): void {
