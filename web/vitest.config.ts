@@ -2,20 +2,34 @@ import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { defineConfig } from "vitest/config";
+import { installedBrowsers } from "./test/support/browsers.js";
 
 const SUFFIX = ".test.ts";
 
+/** The files of tests whose text is such. */
+function testsWhere(isWanted: (text: string) => boolean): string[] {
+  const names = readdirSync("test", { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(SUFFIX));
+  return names.map((name) => join("test", name)).filter((path) => isWanted(readFileSync(path, "utf8")));
+}
+
 /** The tests that start real nodes, if there is neither the binary of the nodes nor what builds it. */
-function testsToSkip(): string[] {
+function testsOfNodes(): string[] {
   const hasBinary = process.env.CHAPPE_BIN !== undefined || existsSync("../target/debug/chappe");
   if (hasBinary || spawnSync("cargo", ["--version"]).status === 0) return [];
-  const tests = readdirSync("test", { recursive: true, encoding: "utf8" }).filter((path) => path.endsWith(SUFFIX));
-  const paths = tests.map((path) => join("test", path));
-  const skipped = paths.filter((path) => readFileSync(path, "utf8").includes("support/federation.js"));
+  const skipped = testsWhere((text) => text.includes("support/federation.js"));
   console.warn(
     `skipped: ${skipped.length} files of tests need Rust or CHAPPE_BIN, to run nodes (Debian: apt install cargo)`,
   );
   return skipped;
+}
+
+/** The tests of which each runs in every browser that is installed, if none is: a file that has no test would fail. */
+function testsOfBrowsers(): string[] {
+  if (installedBrowsers().length > 0) return [];
+  return testsWhere((text) => {
+    const tests = text.match(/^(describe|test)\b.*/gm) ?? [];
+    return tests.every((line) => /\.each\((installed|pairs)\b/.test(line));
+  });
 }
 
 /** Tests of the time that media or a picture needs, of what the machine sends, and those that build the page anew. */
@@ -27,7 +41,7 @@ const ALONE = [
   "site/{crossing,demo,faults,file,firefox,node,open,path,relay,talk,wipe}",
 ].map((name) => `test/${name}${SUFFIX}`);
 
-const exclude = testsToSkip();
+const exclude = [...testsOfNodes(), ...testsOfBrowsers()];
 // A test waits up to 30 s for each condition (`PATIENCE`), and so do the hooks that start and stop browsers.
 const common = {
   globalSetup: "test/support/global-setup.ts",

@@ -180,6 +180,17 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     );
   }
 
+  /** Waits until a page has recorded its call, loads it again, and connects. */
+  async function loadAgain(tab: Tab): Promise<void> {
+    await until(
+      "the page has recorded the call",
+      () => tab.run("recordsCall"),
+      (isRecorded) => isRecorded,
+    );
+    await tab.reload();
+    await tab.run("start", options());
+  }
+
   test("of which each is loaded again, one of them twice: it comes back into the call, and nothing rings", async () => {
     const { a, b } = await talking();
     for (const [here, there] of [
@@ -187,13 +198,7 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
       [a, b],
       [b, a],
     ] as const) {
-      await until(
-        "the page has recorded the call",
-        () => here.run("recordsCall"),
-        (isRecorded) => isRecorded,
-      );
-      await here.reload();
-      await here.run("start", options());
+      await loadAgain(here);
       expect(await here.run("rejoin")).toBe(true);
       for (const tab of [here, there]) await untilState(tab, "connected");
       expect(await there.run("ringing")).toBe(0);
@@ -201,9 +206,52 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     }
     await b.run("hangUp");
     await untilState(a, "ended");
+    await until(
+      "the record of the call is gone",
+      () => a.run("recordsCall"),
+      (isRecorded) => !isRecorded,
+    );
     expect(await a.run("rejoin")).toBe(false);
     await Promise.all([a.run("close"), b.run("close")]);
   }, 240_000);
+
+  test("of which one is loaded again, and again when it could not call or before media flows: it comes back", async () => {
+    const { a, b } = await talking();
+    await loadAgain(a);
+    await expect(a.run("rejoin", true)).rejects.toThrow("the node names no relay");
+    await a.reload();
+    await a.run("start", options());
+    await a.run("holdMedia", true);
+    expect(await a.run("rejoin")).toBe(true);
+    await loadAgain(a);
+    expect(await a.run("rejoin")).toBe(true);
+    for (const tab of [a, b]) await untilState(tab, "connected");
+    expect(await b.run("ringing")).toBe(0);
+    for (const tab of [a, b]) await untilHeard(tab);
+    await a.run("hangUp");
+    await untilState(b, "ended");
+    await Promise.all([a.run("close"), b.run("close")]);
+  }, 150_000);
+
+  test.each(["caller", "callee"])(
+    "of which the %s's is loaded again after the answer, before media flows: it comes back into the call",
+    async (whose) => {
+      const { a, b, contact } = await pairedOnTwoNodes();
+      await a.run("holdMedia", true);
+      await a.run("call", contact);
+      await untilRinging(b);
+      await b.run("accept");
+      const here = whose === "caller" ? a : b;
+      await loadAgain(here);
+      if (here === b) await a.run("holdMedia", false);
+      expect(await here.run("rejoin")).toBe(true);
+      for (const tab of [a, b]) await untilState(tab, "connected");
+      await b.run("hangUp");
+      await untilState(a, "ended");
+      await Promise.all([a.run("close"), b.run("close")]);
+    },
+    150_000,
+  );
 
   test.each(["offer", "answer"])(
     "of which one sends an %s that cannot be applied: both end the call, and can call again",

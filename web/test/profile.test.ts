@@ -84,9 +84,35 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await other.run("importProfile", "moved", file, "a passphrase");
     await other.run("start", { ...options(), profile: "moved" });
     expect(await other.run("contacts")).toMatchObject([{ id: paired.contact, name: "Bob" }]);
+    const sibling = await other.sibling();
+    const inUse = sibling.run("importProfile", "moved", file, "a passphrase");
+    await expect(inUse).rejects.toThrow(/another page or client uses this profile/);
     await other.run("call", paired.contact);
     await untilRinging(b);
     await Promise.all([other.run("close"), b.run("close")]);
+  }, 60_000);
+
+  test("imports a profile into a client that was wiped", async () => {
+    const tab = await open();
+    await tab.run("start", { ...options(), name: "Ada", isExportable: true });
+    const file = await tab.run("exportProfile", "a passphrase");
+    await tab.run("wipe");
+    expect(await tab.run("databases")).toEqual([]);
+    await tab.run("importHere", file, "a passphrase");
+    await tab.run("start", { ...options(), name: "Bob" });
+    expect(await tab.run("name")).toBe("Ada");
+    await tab.run("close");
+  }, 60_000);
+
+  test("tells known nodes that cannot be read now from those that never can be", async () => {
+    const tab = await open();
+    await tab.run("start", options());
+    await tab.run("close");
+    expect(await tab.run("readsNodes", "")).toBe("nodes");
+    expect(await tab.run("readsNodes", "cache")).toBe("error");
+    expect(await tab.run("readsNodes", "key")).toBe("error");
+    await tab.run("loseStorageKey");
+    expect(await tab.run("readsNodes", "")).toBe("nothing");
   }, 60_000);
 
   test("finds nodes by DNS over HTTPS, by GET, and refuses records of another federation", async () => {

@@ -3,7 +3,6 @@ import { type ConnectError, type IceConfiguration, SignallingClient, type Signal
 import { SystemClock, Timers } from "../core/clock.js";
 import { type Contact, type ContactId, isConfirmed } from "../core/contact.js";
 import { TypedEventTarget } from "../core/events.js";
-import { ProfileError } from "../core/profile.js";
 import { Discovery, type DiscoveryOptions } from "../discovery/discovery.js";
 import { Call } from "../media/call.js";
 import type { CallParts, MediaOptions } from "../media/call-events.js";
@@ -81,7 +80,6 @@ export class Client extends TypedEventTarget<ClientEvents> {
   readonly #quality: QualityThresholds | undefined;
   readonly #calls = new Set<Call>();
   #closed = new AbortController();
-  #isListening = false;
   #contacts: { readonly of: readonly Contact[]; readonly infos: readonly ContactInfo[] } = { of: [], infos: [] };
 
   /** Throws `SyntaxError` if an option is not valid. */
@@ -120,8 +118,8 @@ export class Client extends TypedEventTarget<ClientEvents> {
       this.#signalling.addEventListener(name, ({ detail }) => this.emit(name, detail as never));
     }
     this.#signalling.addEventListener("incomingcall", ({ detail: { call, contact, rejoins } }) => {
-      const rejoined = [...this.#calls].find((known) => known.contact === contact.id && rejoins !== undefined);
-      if (rejoined !== undefined) {
+      const rejoined = rejoins && [...this.#calls].find((known) => known.contact === contact.id);
+      if (rejoined) {
         rejoined.adopt(call).catch(reportError);
         return;
       }
@@ -135,26 +133,26 @@ export class Client extends TypedEventTarget<ClientEvents> {
    * connects anew. Rejects with {@link ConnectError} if the first search finds no node; the client goes on searching.
    */
   connect(): Promise<void> {
-    if (this.#isListening) return this.#signalling.connect();
-    this.#isListening = true;
     const { signal } = this.#closed;
-    const wake = () => {
-      if (globalThis.document?.visibilityState !== "hidden") this.#signalling.wake();
-    };
-    const networkChanged = () => {
-      this.#signalling.wake();
-      for (const call of this.#calls) call.networkChanged();
-    };
-    globalThis.addEventListener?.("online", networkChanged, { signal });
-    globalThis.document?.addEventListener("visibilitychange", wake, { signal });
+    // Again, these change nothing.
+    globalThis.addEventListener?.("online", this.#networkChanged, { signal });
+    globalThis.document?.addEventListener("visibilitychange", this.#wake, { signal });
     return this.#signalling.connect();
   }
+
+  readonly #wake = () => {
+    if (globalThis.document?.visibilityState !== "hidden") this.#signalling.wake();
+  };
+
+  readonly #networkChanged = () => {
+    this.#signalling.wake();
+    for (const call of this.#calls) call.networkChanged();
+  };
 
   /** Ends the active call and disconnects. Takes two seconds at most. */
   async close(): Promise<void> {
     this.#closed.abort();
     this.#closed = new AbortController();
-    this.#isListening = false;
     // A call that is ended here is not one to come back into.
     this.#record(undefined);
     await this.#signalling.close();
@@ -197,14 +195,14 @@ export class Client extends TypedEventTarget<ClientEvents> {
 
   /**
    * Comes back into the call that this page was in before it was loaded again, or resolves with `undefined` if there was
-   * none. The other side keeps the call for half a minute and does not ring.
+   * none. The other side keeps the call for half a minute and does not ring. If this rejects, it can be tried again, also
+   * by the page that is loaded next.
    */
   async rejoin(options: MediaOptions = {}): Promise<Call | undefined> {
-    const active = this.#signalling.profile.data.activeCall;
-    if (active === undefined) return undefined;
-    await this.#signalling.profile.setActiveCall(undefined);
-    const isRecent = Math.abs(this.#signalling.clock.unixMs() - active.at) < REJOIN_WITHIN;
-    return isRecent ? this.#place(active.contact, options, active.call) : undefined;
+    const { clock, profile } = this.#signalling;
+    const active = profile.data.activeCall;
+    if (active === undefined || Math.abs(clock.unixMs() - active.at) >= REJOIN_WITHIN) return undefined;
+    return this.#place(active.contact, options, active.call);
   }
 
   async #place(contact: ContactId, options: MediaOptions, rejoins?: string): Promise<Call> {
@@ -224,8 +222,11 @@ export class Client extends TypedEventTarget<ClientEvents> {
       this.#record({ call: call.id, contact: call.contact, at: clock.unixMs() });
       cancel = timers.at(clock.now() + RECORD_CALL_EVERY, record);
     };
-    // Again each time: after the other side has come back, the call has another id.
-    call.addEventListener("connected", record);
+    // Again each time: after the other side has come back, the call has another id. Before an answer, only the offer of a
+    // call that comes back is recorded: the other side then knows the earlier call no more.
+    call.addEventListener("step", ({ detail: { kind, message } }) => {
+      if (message === "call_answer" || (call.isRejoin && kind === "delivered")) record();
+    });
     call.addEventListener("ended", () => {
       this.#calls.delete(call);
       this.#record(undefined);
@@ -235,7 +236,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
 
   #record(activeCall: { call: string; contact: ContactId; at: number } | undefined): void {
     // Without it, this page can only not come back into the call after a reload.
-    if (this.#signalling.isRunning) this.#signalling.profile.setActiveCall(activeCall).catch(() => undefined);
+    if (this.#signalling.isRunning) this.#signalling.profile.setActiveCall(activeCall).catch(() => {});
   }
 
   #callParts(contact: Contact | undefined): CallParts {
@@ -335,11 +336,13 @@ export class Client extends TypedEventTarget<ClientEvents> {
     return exportProfile(this.#signalling.profile.data, passphrase);
   }
 
-  /** Replaces the profile by that of an exported file. Call it before {@link connect}. Rejects with `ProfileFileError`. */
+  /**
+   * Replaces the profile by that of an exported file. Call it before {@link connect}. Rejects with `ProfileFileError`, and
+   * after two seconds with `ProfileError` while a client is connected, also one of another page.
+   */
   async importProfile(file: string, passphrase: string): Promise<void> {
-    if (this.#signalling.isRunning) throw new ProfileError("in-use");
     const { importProfile } = await import("./profile-file.js");
-    await this.#database.profile.save(await importProfile(file, passphrase));
+    await importProfile(file, passphrase, this.#database.profile);
   }
 }
 

@@ -22,7 +22,7 @@ interface StoredProfile {
   /** The identity, unless its bytes are in `sealed`. */
   readonly identity: X25519KeyPair | undefined;
   /** The pairing secrets, in the order of the contacts and their pairings. */
-  readonly secrets: readonly CryptoKey[];
+  readonly secrets: CryptoKey[];
 }
 
 interface PlainProfile {
@@ -72,8 +72,9 @@ export class Database {
       load: async () => {
         const database = await this.#open();
         const sealed: Bytes | undefined = await database.get(STORE, "cache");
-        // Without its key, for example.
-        const text = sealed && (await decrypt(database, sealed).catch(() => {}));
+        const key = await storageKey(database);
+        // Its own key is lost, for example.
+        const text = sealed && (await decrypt(key, sealed).catch(() => {}));
         return text && JSON.parse(text);
       },
       save: async (data) => {
@@ -87,6 +88,9 @@ export class Database {
   }
 
   #open(): Promise<IDBPDatabase> {
+    const forget = () => {
+      this.#opened = undefined;
+    };
     this.#opened ??= openDB(this.#name, 1, {
       upgrade: (database) => {
         database.createObjectStore(STORE);
@@ -94,13 +98,9 @@ export class Database {
       // Another tab wipes the profile. This one must not write it again, so the closed database stays in use.
       blocking: (_current, _blocked, event) => (event.target as IDBDatabase).close(),
       // The browser closes the database.
-      terminated: () => {
-        this.#opened = undefined;
-      },
+      terminated: forget,
     });
-    this.#opened.catch(() => {
-      this.#opened = undefined;
-    });
+    this.#opened.catch(forget);
     return this.#opened;
   }
 
@@ -120,7 +120,8 @@ export class Database {
 
   async #saveProfile(profile: ProfileData): Promise<void> {
     if (this.#isWiped) return;
-    const { privateKey, publicKey } = profile.identity;
+    const { identity } = profile;
+    const { privateKey } = identity;
     const identityBytes = profile.identityBytes ?? (privateKey instanceof Uint8Array ? privateKey : undefined);
     const plain: PlainProfile = {
       name: profile.name,
@@ -131,7 +132,7 @@ export class Database {
     const database = await this.#open();
     const stored: StoredProfile = {
       sealed: await encrypt(database, JSON.stringify(plain)),
-      identity: identityBytes === undefined ? { privateKey, publicKey } : undefined,
+      identity: identityBytes === undefined ? identity : undefined,
       secrets: profile.contacts.flatMap((contact) => contact.pairings.map((pairing) => pairing.secret)),
     };
     await database.put(STORE, stored, "profile");
@@ -141,12 +142,11 @@ export class Database {
     const database = await this.#open();
     const stored: StoredProfile | undefined = await database.get(STORE, "profile");
     if (stored === undefined) return undefined;
-    const plain = JSON.parse(await decrypt(database, stored.sealed)) as PlainProfile;
+    const plain = JSON.parse(await decrypt(await storageKey(database), stored.sealed)) as PlainProfile;
     const identityBytes = fromBase64url(plain.identityBytes, 32);
     const identity = identityBytes === undefined ? stored.identity : await x25519OfBytes(identityBytes);
     if (identity === undefined) throw new Error("the stored profile is damaged");
-    const secrets = [...stored.secrets];
-    const contacts = plain.contacts.map((contact) => restoreContact(contact, secrets));
+    const contacts = plain.contacts.map((contact) => restoreContact(contact, stored.secrets));
     const isExportable = identityBytes !== undefined && (await keyProtection()) === "non-extractable";
     return {
       name: plain.name,
@@ -166,7 +166,7 @@ function acquire(lock: string): Promise<() => void> {
   return new Promise((resolve, reject) => {
     const signal = AbortSignal.timeout(ACQUIRE_TIMEOUT);
     navigator.locks
-      .request(lock, { signal }, () => new Promise<void>((release) => resolve(release)))
+      .request(lock, { signal }, () => new Promise<void>(resolve))
       .catch(() => reject(new ProfileError("in-use")));
   });
 }
@@ -190,9 +190,9 @@ async function encrypt(database: IDBPDatabase, text: string): Promise<Bytes> {
   return concat(iv, new Uint8Array(sealed));
 }
 
-async function decrypt(database: IDBPDatabase, sealed: Bytes): Promise<string> {
+async function decrypt(key: CryptoKey, sealed: Bytes): Promise<string> {
   const params = { name: "AES-GCM", iv: sealed.slice(0, IV) };
-  const plain = await crypto.subtle.decrypt(params, await storageKey(database), sealed.slice(IV));
+  const plain = await crypto.subtle.decrypt(params, key, sealed.slice(IV));
   return utf8Text(new Uint8Array(plain));
 }
 

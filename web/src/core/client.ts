@@ -137,8 +137,10 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     const { store, name, isExportable } = this.#options;
     const release = await store.acquire();
     try {
+      // Another page may have wiped the profile while this client waited for it: opening would create it anew.
+      abort.signal.throwIfAborted();
       const profile = await Profile.open(store, name, isExportable);
-      if (abort.signal.aborted) throw new ConnectError("closed");
+      abort.signal.throwIfAborted();
       const connecting = this.#connectingSignal(abort.signal);
       this.#running = { ...this.#start(profile, abort.signal), release };
       return await connecting;
@@ -211,7 +213,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
         { signal },
       );
       this.addEventListener("notattached", () => fail(new ConnectError("not-attached")), { signal });
-      closed.addEventListener("abort", () => fail(new ConnectError("closed")), { signal });
+      closed.addEventListener("abort", () => fail(closed.reason), { signal });
     });
   }
 
@@ -226,7 +228,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     this.#closing = (async () => {
       await former;
       await running?.calls.shutdown(END_TIMEOUT);
-      abort?.abort();
+      abort?.abort(new ConnectError("closed"));
       running?.attaching.close();
       await connecting;
       await running?.profile.close();

@@ -126,8 +126,8 @@ export class Profile {
   }
 
   /** Records the call that this device is in, or that it is in none. */
-  async setActiveCall(activeCall: ActiveCall | undefined): Promise<void> {
-    await this.#write((data) => [{ ...data, activeCall }, undefined]);
+  setActiveCall(activeCall: ActiveCall | undefined): Promise<void> {
+    return this.#write((data) => [{ ...data, activeCall }, undefined]);
   }
 
   /** This side's identity key. */

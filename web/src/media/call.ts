@@ -44,8 +44,8 @@ export class Call extends TypedEventTarget<CallEvents> {
   readonly #candidates = new LocalCandidates((candidates) => this.#sendCandidates(candidates));
   #remoteCandidates = new RemoteCandidates();
   #accepting: Promise<void> | undefined;
-  /** The call that this one was placed to come back into. */
-  readonly #isRejoin: boolean;
+  /** @internal Whether this one was placed to come back into a call. */
+  readonly isRejoin: boolean;
   #isAdopted = false;
   /** The negotiation runs one step at a time. */
   #steps: Promise<unknown> = Promise.resolve();
@@ -57,7 +57,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     super();
     this.#sent = sent;
     sent.onChange = () => this.#tell();
-    this.#isRejoin = isRejoin;
+    this.isRejoin = isRejoin;
     this.contact = signalling.contact;
     this.isCaller = signalling.isCaller;
     this.#signalling = signalling;
@@ -278,7 +278,7 @@ export class Call extends TypedEventTarget<CallEvents> {
     signalling.addEventListener("ended", ({ detail }) => {
       this.#release(this.#peer);
       // The new call of the other side's device takes this one's place: `adopt` follows at once.
-      const isReplaced = detail.reason === "rejoined" || (detail.reason === "glare" && this.#isRejoin);
+      const isReplaced = detail.reason === "rejoined" || (detail.reason === "glare" && this.isRejoin);
       if (!isReplaced) {
         this.#over(detail.reason);
         return;

@@ -1,5 +1,6 @@
 /** The page of the browser tests: a client whose steps the test runs from outside. */
 
+import { openDB } from "idb";
 import { Database } from "../../src/browser/database.js";
 import { Capture, CaptureError, type CaptureSource } from "../../src/capture.js";
 import { offerText } from "../../src/core/messages.js";
@@ -58,6 +59,7 @@ const steps = {
     return { contact: contact.id, name: contact.name, words, ms: performance.now() - began };
   },
 
+  name: () => client().name,
   contacts: () => client().contacts.map(({ id, name, isConfirmed }) => ({ id, name, isConfirmed })),
 
   async call(contact: string, isRelayOnly = false) {
@@ -101,8 +103,21 @@ const steps = {
     return active !== undefined && (await stored.profile.load())?.activeCall?.call === active.id;
   },
 
-  async rejoin() {
-    const call = await client().rejoin({ ...(await sources()), isRelayOnly: false });
+  /** From now on, this page applies descriptions of the other side only once that is allowed again: no media flows. */
+  holdMedia(isHeld: boolean) {
+    if (!isHeld) return allowMedia();
+    const isAllowed = new Promise<void>((resolve) => {
+      allowMedia = resolve;
+    });
+    const { setRemoteDescription } = RTCPeerConnection.prototype;
+    RTCPeerConnection.prototype.setRemoteDescription = async function (...args: unknown[]) {
+      await isAllowed;
+      return Reflect.apply(setRemoteDescription, this, args);
+    };
+  },
+
+  async rejoin(isRelayOnly = false) {
+    const call = await client().rejoin({ ...(await sources()), isRelayOnly });
     if (call === undefined) return false;
     follow(call);
     active = call;
@@ -276,9 +291,34 @@ const steps = {
 
   exportProfile: (passphrase: string) => client().exportProfile(passphrase),
 
-  /** Imports a file into a new profile. */
+  /** Imports a file into the profile of this page's client. */
+  importHere: (file: string, passphrase: string) => client().importProfile(file, passphrase),
+
+  /** Imports a file into a profile that this page does not use. */
   async importProfile(profile: string, file: string, passphrase: string) {
     await new Client({ profile }).importProfile(file, passphrase);
+  },
+
+  /** Reads the known nodes while the browser fails to read this entry of the database. */
+  async readsNodes(unreadable: string) {
+    const { get } = IDBObjectStore.prototype;
+    IDBObjectStore.prototype.get = function (this: IDBObjectStore, key: IDBValidKey) {
+      if (key === unreadable) throw new DOMException("", "UnknownError");
+      return get.call(this, key);
+    };
+    const read = await new Database("chappe").cache.load().then(
+      (data) => (data === undefined ? "nothing" : "nodes"),
+      () => "error",
+    );
+    IDBObjectStore.prototype.get = get;
+    return read;
+  },
+
+  /** Deletes the key that encrypts what is stored. */
+  async loseStorageKey() {
+    const database = await openDB("chappe");
+    await database.delete("chappe", "key");
+    database.close();
   },
 
   /** Whether a script can read any key that the browser stores. */
@@ -388,6 +428,7 @@ let context: AudioContext | undefined;
 const player = document.createElement("audio");
 let capture: Capture | undefined;
 let stored: Database | undefined;
+let allowMedia = () => {};
 const unplugged = new Set<string>();
 
 /** What a call sends: the sources that were opened, or a tone. */

@@ -81,6 +81,26 @@ describe.skipIf(!isInstalled)("in a call", () => {
     await Promise.all([ada.context.close(), bob.context.close()]);
   }, 120_000);
 
+  test("a page that is loaded again and finds no node at first comes back when it does", async () => {
+    const [ada, bob] = await site.openTwo();
+    await pair(ada, bob);
+    await ada.call("Bob");
+    await bob.click("callAccept");
+    await Promise.all([ada.talks(), bob.talks()]);
+    let isCut = true;
+    await ada.page.route(`${site.federation.registry}/**`, (route) => (isCut ? route.abort() : route.continue()));
+    await ada.page.routeWebSocket(/^ws/, (socket) => {
+      if (isCut) void socket.close();
+      else socket.connectToServer();
+    });
+    await ada.page.reload();
+    await ada.seesText("statusFailed");
+    isCut = false;
+    await ada.talks();
+    await expect.poll(async () => (await ada.hears(2_000)).energy).toBeGreaterThan(AUDIBLE);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  }, 120_000);
+
   test("a sound that the browser does not play is played by a tap", async () => {
     const [ada, bob] = await Promise.all([site.open("Ada"), site.open("Bob")]);
     await bob.page.addInitScript(playOnlyAfterClick);

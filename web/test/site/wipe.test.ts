@@ -77,12 +77,82 @@ test.skipIf(!isInstalled)(
   300_000,
 );
 
+/** Waits until no client of these tabs runs: it stores nothing any more. */
+async function untilClosed({ page }: Visitor): Promise<void> {
+  await expect.poll(() => page.evaluate(async () => (await navigator.locks.query()).held)).toEqual([]);
+}
+
 /** Opens the page in a second tab, where it says that the first one uses the profile. */
 async function openSecondTab(first: Visitor): Promise<Visitor> {
   const second = await Visitor.openIn(first.context, first.name, site.federationUrl);
   await second.seesText("statusInUse");
   return second;
 }
+
+/** Collects what this tab tells others, which is only that it wipes. */
+function collectWipes(): void {
+  const wipes: unknown[] = [];
+  BroadcastChannel.prototype.postMessage = (message) => wipes.push(message);
+  Object.assign(globalThis, { wipes });
+}
+
+test.skipIf(!isInstalled)(
+  "a tab that waits for another one to let go of the profile creates none when that one wipes it",
+  async () => {
+    const ada = await site.open("Ada");
+    await ada.start();
+    const second = await Visitor.openIn(ada.context, ada.name, site.federationUrl);
+    const waiting = async () => (await navigator.locks.query()).pending?.length;
+    await expect.poll(() => second.page.evaluate(waiting), { interval: 10 }).toBe(1);
+    expect(await ada.page.evaluate(pressPanicKey)).toBeDefined();
+    await second.page.locator(".neutral").waitFor();
+    await expect.poll(() => second.page.evaluate(waiting)).toBe(0);
+    await untilClosed(second);
+    await expect.poll(() => traces(second)).toEqual([]);
+    expect(second.errors.filter((text) => !text.includes("404"))).toEqual([]);
+    await ada.context.close();
+  },
+  90_000,
+);
+
+/** Lets nothing be decrypted until `decryptAgain` is called, except for the settings. */
+function holdDecryption(): void {
+  const held = new Promise((resolve) => Object.assign(globalThis, { decryptAgain: resolve }));
+  const original = crypto.subtle.decrypt.bind(crypto.subtle);
+  crypto.subtle.decrypt = async (...args) => {
+    const plain = await original(...args);
+    if (new TextDecoder().decode(plain).includes('"federation"')) return plain;
+    Object.assign(globalThis, { isHeld: true });
+    await held;
+    return plain;
+  };
+}
+
+test.skipIf(!isInstalled)(
+  "a tab that is being loaded while another one wipes connects no more",
+  async () => {
+    const [ada, bob] = await site.openTwo();
+    await bob.enter(await ada.showCode());
+    // Words that are still to be compared are loaded before the page connects.
+    await ada.sees("wordsTitle");
+    await ada.context.addInitScript(holdDecryption);
+    const second = await Visitor.openIn(ada.context, ada.name, site.federationUrl);
+    await expect.poll(() => second.page.evaluate(() => "isHeld" in globalThis)).toBe(true);
+    expect(await ada.page.evaluate(pressPanicKey)).toBeDefined();
+    await second.page.locator(".neutral").waitFor();
+    await untilClosed(second);
+    await expect.poll(() => traces(second)).toEqual([]);
+    await second.page.evaluate(async () => {
+      (globalThis as unknown as { decryptAgain(): void }).decryptAgain();
+      // What follows the reading of the words takes its turn first.
+      await new Promise((resolve) => setTimeout(resolve));
+    });
+    await untilClosed(second);
+    expect(await traces(second)).toEqual([]);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  },
+  90_000,
+);
 
 test.skipIf(!isInstalled).each(["panic", "start-over"] as const)(
   "%s in a second tab ends the call of the first one, which stores nothing again",
@@ -105,13 +175,19 @@ test.skipIf(!isInstalled).each(["panic", "start-over"] as const)(
     expect(await ada.page.evaluate(() => document.body.textContent)).not.toContain("Bob");
     expect(await ada.page.title()).toBe("Not Found");
     if (cause === "panic") {
+      await untilClosed(second);
       await expect.poll(() => traces(second)).toEqual([]);
     } else {
       await second.sees("welcomeTitle");
+      await untilClosed(second);
       // A person can start anew while the other tab is still open.
       await second.page.goto("about:blank");
       await second.page.goto(site.federationUrl);
       await second.start();
+      // The key does no more in the neutral tab.
+      await ada.page.evaluate(collectWipes);
+      await ada.page.evaluate(pressPanicKey);
+      expect(await ada.page.evaluate(() => (globalThis as unknown as { wipes: unknown[] }).wipes)).toEqual([]);
     }
     // The neutral page has no icon, so the browser may ask the server for one.
     expect(ada.errors.filter((text) => !text.includes("404"))).toEqual([]);

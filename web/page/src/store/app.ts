@@ -33,6 +33,8 @@ export class App {
   readonly announcement: Signal<string> = signal("");
   readonly #vault: Vault;
   readonly #profile: string;
+  /** Everything is being wiped, here or in another tab: no session begins. */
+  #isWiped = false;
   /** Where tabs tell each other that everything is wiped. They have one storage, whichever profile each uses. */
   readonly wipes = new BroadcastChannel("chappe-page");
 
@@ -116,6 +118,7 @@ export class App {
   /** From now on nothing of this page is stored, and nothing is shown outside of it. Returns the session of before. */
   #endSession(): Session | undefined {
     const session = this.session.value;
+    this.#isWiped = true;
     this.#vault.abandon();
     this.session.value = undefined;
     session?.desk.capture.closeAll();
@@ -146,9 +149,10 @@ export class App {
   }
 
   #open(options: { federation: Federation; name: string; isExportable: boolean; link: string | undefined }): void {
+    if (this.#isWiped) return;
     const session = new Session({ ...options, profile: this.#profile }, this.#vault, this.settings, this.log);
     this.session.value = session;
-    session.start().catch(reportError);
+    session.start(() => this.session.value === session).catch(reportError);
   }
 }
 

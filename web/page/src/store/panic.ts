@@ -18,13 +18,16 @@ export function listenForPanic(app: App, neutral: () => NeutralPage): void {
     const isSecond = event.timeStamp - last < WITHIN;
     last = event.timeStamp;
     if (!isSecond) return;
-    removeEventListener("keydown", handle, { capture: true });
+    stopListening();
     event.stopImmediatePropagation();
     showNeutral(neutral());
     app.wipe().catch(() => undefined);
   };
+  const stopListening = () => removeEventListener("keydown", handle, { capture: true });
   addEventListener("keydown", handle, { capture: true });
   app.wipes.onmessage = () => {
+    // Another tab may begin a new profile, which this one must not wipe.
+    stopListening();
     showNeutral(neutral());
     app.leave();
   };

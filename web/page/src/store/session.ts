@@ -42,19 +42,21 @@ export class Session {
     this.pairing = new Pairing(this.client, (paired) => this.#paired(paired));
   }
 
-  /** Connects. The client goes on searching by itself if there is no node. */
-  async start(): Promise<void> {
+  /** Connects, if `isCurrent` still. The client goes on searching by itself if there is no node. */
+  async start(isCurrent: () => boolean): Promise<void> {
     await this.book.load();
+    // A client that was closed meanwhile would connect anew, and store a wiped profile again.
+    if (!isCurrent()) return;
+    // The first search may find no node, and a later one does.
+    this.client.addEventListener("connected", () => this.desk.rejoin().catch(reportError), { once: true });
     try {
       await this.client.connect();
     } catch (error) {
       if (error instanceof ProfileError && error.code === "in-use") this.network.status.value = "in-use";
       else if (!(error instanceof ConnectError)) throw error;
-      return;
     } finally {
       this.book.contacts.value = this.client.contacts;
     }
-    await this.desk.rejoin();
   }
 
   show(screen: Screen): void {
