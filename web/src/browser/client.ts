@@ -201,8 +201,12 @@ export class Client extends TypedEventTarget<ClientEvents> {
   async rejoin(options: MediaOptions = {}): Promise<Call | undefined> {
     const { clock, profile } = this.#signalling;
     const active = profile.data.activeCall;
-    if (active === undefined || Math.abs(clock.unixMs() - active.at) >= REJOIN_WITHIN) return undefined;
-    return this.#place(active.contact, options, active.call);
+    if (active === undefined) return undefined;
+    const isRecent = Math.abs(clock.unixMs() - active.at) < REJOIN_WITHIN;
+    if (isRecent) return this.#place(active.contact, options, active.call);
+    // Nothing is kept of a call that is over.
+    this.#record(undefined);
+    return undefined;
   }
 
   async #place(contact: ContactId, options: MediaOptions, rejoins?: string): Promise<Call> {

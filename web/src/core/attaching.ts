@@ -162,12 +162,12 @@ export class Attaching {
       if (this.#signal.aborted) return;
       try {
         // An avoided node comes last, and the time may not suffice for it. Being reachable matters more.
-        const known = [...pairingNodes];
-        const avoid = this.#failures === 0 ? known : [];
-        const found = await finder.search(new Set([...this.#avoid, ...avoid]), this.#signal);
+        const isAnyWelcome = this.#failures > 0;
+        const avoid = new Set(isAnyWelcome ? this.#avoid : [...this.#avoid, ...pairingNodes]);
+        const found = await finder.search(avoid, this.#signal);
         const node = found.connection.nodeId;
         // A code may have come to this node during the search.
-        if (this.#signal.aborted || (pairingNodes.includes(node) && !known.includes(node))) {
+        if (this.#signal.aborted || !(isAnyWelcome || avoid.has(node) || !pairingNodes.includes(node))) {
           found.connection.close();
           continue;
         }

@@ -12,7 +12,7 @@ import {
 } from "../core/node-finder.js";
 import { isPublicUrl, isThisMachine } from "../core/special.js";
 import { type CacheStore, NodeCache } from "./cache.js";
-import { type Fetch, isDeniedLocally, LOCAL_NETWORK_DENIED } from "./http.js";
+import { type Fetch, isDeniedLocally, LOCAL_NETWORK_DENIED, MIXED_CONTENT } from "./http.js";
 import type { Link } from "./link.js";
 import { parseManualNode } from "./manual.js";
 import { Race } from "./race.js";
@@ -61,7 +61,7 @@ export interface DiscoveryOptions {
 const DIAL_FAULTS: Record<Exclude<DialFault, "aborted">, string> = {
   timeout: "no answer in time",
   unreachable: "no connection",
-  "mixed-content": "the browser lets no page of https connect without TLS (mixed content)",
+  "mixed-content": MIXED_CONTENT,
   "not-a-node": "the server is not a Chappe node",
   "other-version": "it speaks another version of the protocol",
   "other-node": "another node is at this address",

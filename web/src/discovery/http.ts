@@ -25,7 +25,7 @@ export async function get(
   maxLength: number,
   signal: AbortSignal,
 ): Promise<Bytes> {
-  if (isMixedContent(url)) throw new SourceError("the browser lets no page of https load http (mixed content)");
+  if (isMixedContent(url)) throw new SourceError(MIXED_CONTENT);
   const timeout = AbortSignal.timeout(TIMEOUT);
   const init: RequestInit = {
     headers: { accept },
@@ -80,6 +80,8 @@ async function cause(fetcher: Fetch, url: string): Promise<string> {
   return isThere ? "the server answers, but allows no page to read it (CORS)" : "no connection";
 }
 
+/** The cause of a request or connection without TLS of a page that was loaded with it. */
+export const MIXED_CONTENT = "the browser lets no page of https load http (mixed content)";
 /** The cause of a request that the browser refuses because of Local Network Access. */
 export const LOCAL_NETWORK_DENIED = "the browser denies this page access to the local network";
 
