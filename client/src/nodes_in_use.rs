@@ -73,7 +73,9 @@ impl Drop for NodeClaim {
         let mut nodes = self.nodes.lock();
         let Some(index) = nodes.iter().position(|used| *used == self.of) else { return };
         let shows_code = |nodes: &[Use]| nodes.iter().any(|used| used.purpose == Purpose::Pairing);
-        if self.of.purpose == Purpose::Inboxes && shows_code(&nodes) {
+        // One entry for each node that was left, however often, so that the list does not grow.
+        let is_listed = nodes.iter().any(|used| used.has_ended && used.node == self.of.node);
+        if self.of.purpose == Purpose::Inboxes && shows_code(&nodes) && !is_listed {
             nodes[index].has_ended = true;
             return;
         }
@@ -102,7 +104,7 @@ mod tests {
         let replaced = nodes.claim(node, Purpose::Inboxes, &[node]).expect("it was avoided");
         drop(inboxes);
         drop(replaced);
-        assert_eq!(nodes.to_avoid(Purpose::Pairing), [node, node], "it knows the inboxes");
+        assert_eq!(nodes.to_avoid(Purpose::Pairing), [node], "it knows the inboxes");
         drop(pairing);
         assert_eq!((nodes.to_avoid(Purpose::Pairing), nodes.to_avoid(Purpose::Inboxes)), (vec![], vec![]));
         assert!(nodes.claim(node, Purpose::Pairing, &[]).is_some());
