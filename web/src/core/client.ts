@@ -137,7 +137,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     const { store, name, isExportable } = this.#options;
     const release = await store.acquire();
     try {
-      // Another page may have wiped the profile while this client waited for it: opening would create it anew.
+      // Another page may have wiped the profile while this client waited for it: opening would create it again.
       abort.signal.throwIfAborted();
       const profile = await Profile.open(store, name, isExportable);
       abort.signal.throwIfAborted();

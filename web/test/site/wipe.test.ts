@@ -180,7 +180,7 @@ test.skipIf(!isInstalled).each(["panic", "start-over"] as const)(
     } else {
       await second.sees("welcomeTitle");
       await untilClosed(second);
-      // A person can start anew while the other tab is still open.
+      // A person can begin again while the other tab is still open.
       await second.page.goto("about:blank");
       await second.page.goto(site.federationUrl);
       await second.start();

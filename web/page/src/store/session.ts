@@ -45,7 +45,7 @@ export class Session {
   /** Connects, if `isCurrent` still. The client goes on searching by itself if there is no node. */
   async start(isCurrent: () => boolean): Promise<void> {
     await this.book.load();
-    // A client that was closed meanwhile would connect anew, and store a wiped profile again.
+    // A client that was closed meanwhile would connect again, and store the profile that was wiped.
     if (!isCurrent()) return;
     // The first search may find no node, and a later one does.
     this.client.addEventListener("connected", () => this.desk.rejoin().catch(reportError), { once: true });
