@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chappe_common::record::{Abilities, SignedRecord};
+use chappe_common::{
+    keys::NodeId,
+    record::{Abilities, SignedRecord},
+};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::sync::mpsc;
 
@@ -18,6 +21,7 @@ use crate::{
     links::DialError,
     membership::{
         Engine, Now, Output,
+        admission::AdmissionRefusal,
         beacons::Beacons,
         event::{Event, Known},
         overtaken::{Belief, Overtaken},
@@ -131,19 +135,7 @@ impl Membership {
                 let _ = reply.send(known);
             }
             Event::RenewRecord => self.renew_record(),
-            Event::Overtaken(by) => {
-                let (others, is_member) =
-                    (self.engine.members().count(), self.engine.members().any(|(node, _)| node == by));
-                let reason = match self.overtaken.handle_refusal(now.at, by, is_member, others) {
-                    Belief::Doubted => return,
-                    Belief::Alone => NewRun::Other,
-                    Belief::Members => NewRun::Overtaken,
-                };
-                if self.overtaken.try_take(now.at) {
-                    tracing::warn!("other nodes know a later run with this node's key; beginning a new one");
-                    self.start_new_run(reason);
-                }
-            }
+            Event::Overtaken(by) => self.handle_overtaken(now, by),
             // A run stays at the address of its first record. After a move, members tell each other about the new run
             // and dial it at once.
             Event::Moved | Event::Returned => self.start_new_run(NewRun::Other),
@@ -153,10 +145,31 @@ impl Membership {
             }
             Event::Leave(reply) => match self.engine.leave(now) {
                 Ok(leave) => {
+                    self.pending = None;
                     let _ = reply.send(leave);
                 }
                 Err(error) => tracing::error!(%error, "cannot sign this node's leave"),
             },
+        }
+    }
+
+    /// Handles a member that refused a link because it knows a later run, or the end of this one.
+    fn handle_overtaken(&mut self, now: Now, by: NodeId) {
+        // While this node drains, its clients' requests open links, and each is refused.
+        if self.engine.has_left() {
+            return;
+        }
+        self.core.health.warn_refused(by, AdmissionRefusal::Stale);
+        let others = self.engine.members().count();
+        let is_member = self.engine.members().any(|(node, _)| node == by);
+        let reason = match self.overtaken.handle_refusal(now.at, by, is_member, others) {
+            Belief::Doubted => return,
+            Belief::Alone => NewRun::Other,
+            Belief::Members => NewRun::Overtaken,
+        };
+        if self.overtaken.try_take(now.at) {
+            tracing::warn!("other nodes know a later run with this node's key; beginning a new one");
+            self.start_new_run(reason);
         }
     }
 

@@ -218,10 +218,11 @@ impl Links {
             }
             Ok(Hello::Refused { refusal, clock }) => {
                 self.health.note_clock(node, clock);
-                self.health.warn_refused(node, refusal);
                 if refusal == AdmissionRefusal::Stale {
                     // If the queue is full, the next dial reports it again.
                     let _ = self.membership.try_send(Event::Overtaken(node));
+                } else {
+                    self.health.warn_refused(node, refusal);
                 }
                 Err(DialError::Refused(refusal))
             }

@@ -20,13 +20,15 @@ use chappe_node::{
 };
 use chappe_testkit::{
     eventually,
-    federation::Federation,
+    federation::{Federation, no_limits},
     link::{
         self,
         words::{self, Hello},
     },
+    raw::Raw,
 };
 use quinn::{Endpoint, TransportConfig};
+use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// What is logged by this thread.
@@ -283,5 +285,32 @@ async fn a_member_that_restarts_constantly_is_rate_limited() {
     assert!(matches!(answer, Hello::Refused(AdmissionRefusal::Full, _)), "{answer:?} after {heard}");
     assert!(HEARD.contains(&heard), "{heard}");
     assert!(matches!(greet(heard).await, Hello::Record(..)), "the run that it is in is heard");
+    federation.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_has_left_begins_no_new_run() {
+    let log = Log::default();
+    let _guard = log.listen();
+    let mut federation = Federation::start(3, |config| {
+        no_limits(config);
+        config.times.drain = Duration::from_secs(20);
+    })
+    .await;
+    let leaving = federation.nodes.pop().expect("three nodes");
+    let url = leaving.client_url().to_owned();
+    let mut client = Raw::register(leaving.client_url(), "AAAAAA").await;
+    let left = tokio::spawn(leaving.shutdown());
+    client.expect("going_away").await;
+    federation.settle().await;
+    // Their homes are asked over new links, which are refused as links of a run that is over.
+    for code in ["BBBBBB", "CCCCCC", "DDDDDD", "EEEEEE", "FFFFFF", "GGGGGG"] {
+        client.send(json!({"type": "pair_request", "targetCode": code})).await;
+        client.expect("pair_error").await;
+    }
+    assert!(!log.says("started a new run") && !log.says("later run"));
+    federation.settle().await;
+    drop(client);
+    left.await.expect("it stops");
     federation.shutdown().await;
 }

@@ -59,6 +59,11 @@ impl Engine {
         self.table.len_up()
     }
 
+    /// Returns whether this node has left the federation.
+    pub const fn has_left(&self) -> bool {
+        self.own.has_left
+    }
+
     /// Returns whether no other member is up.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
