@@ -98,18 +98,19 @@ async function untilBothHear(): Promise<number> {
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** What is missing of the sound while `run` runs, in seconds, and its part of the packets and of the sound. */
+/** What is missing of the sound while `run` runs, in seconds, and its part of the packets and of the sound. And the pictures shown. */
 async function missing(tab: Tab, run: () => Promise<unknown>) {
   const before = await tab.run("statistics");
   await run();
   const after = await tab.run("statistics");
-  const increase = (field: "samplesConcealed" | "samplesReceived" | "packetsLost" | "packetsReceived") =>
+  const increase = (field: "samplesConcealed" | "samplesReceived" | "packetsLost" | "packetsReceived" | "camera") =>
     (after?.[field] ?? 0) - (before?.[field] ?? 0);
   const lost = increase("packetsLost");
   return {
     seconds: increase("samplesConcealed") / RATE,
     ofSound: increase("samplesConcealed") / increase("samplesReceived"),
     ofPackets: lost / (lost + increase("packetsReceived")),
+    pictures: increase("camera"),
   };
 }
 
@@ -183,11 +184,11 @@ describe.runIf(canRun)("a call goes on", () => {
       await pause(4_000);
       // A browser finds out by losses how much a link takes, and how long that takes differs.
       await until(
-        "most of the sound arrives",
+        "most of the sound arrives, and five pictures a second",
         () => missing(b, () => pause(6_000)),
         (lost) => {
           report(name, lost);
-          return lost.ofSound < mostMissing;
+          return lost.ofSound < mostMissing && lost.pictures >= 30;
         },
         30_000,
       );

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { QUALITY_WINDOW, type Quality, QualityMeter } from "../src/media/quality.js";
 import { routeOf, type Sample, sampleOf } from "../src/media/statistics.js";
-import { VideoGate } from "../src/media/video-gate.js";
+import { VideoLimiter } from "../src/media/video-limiter.js";
 import { LOST_AFTER, Watchdog } from "../src/media/watchdog.js";
 import chromium from "./fixtures/statistics-chromium.json" with { type: "json" };
 import firefox from "./fixtures/statistics-firefox.json" with { type: "json" };
@@ -20,7 +20,8 @@ describe("the reports of the engines, recorded on a good connection,", () => {
       samplesConcealed: 1_200,
       freezes: 0,
       roundTripMs: 1,
-      lossOfSent: 0,
+      lossOfSentSound: 0,
+      lossOfSentVideo: 0,
       availableBitrate: 3_533_142,
       isBandwidthLimited: true,
     });
@@ -37,7 +38,8 @@ describe("the reports of the engines, recorded on a good connection,", () => {
       samplesConcealed: 960,
       freezes: 0,
       roundTripMs: 2.731,
-      lossOfSent: 0,
+      lossOfSentSound: 0,
+      lossOfSentVideo: 0,
       availableBitrate: undefined,
       isBandwidthLimited: undefined,
     });
@@ -203,44 +205,75 @@ describe("lost media", () => {
 });
 
 describe("the picture", () => {
-  /** When the gate moves, for samples of every second. */
-  function moves(seconds: number, sample: (second: number, isOpen: boolean) => Partial<Sample>, hasPicture = true) {
-    const gate = new VideoGate();
-    const moved: [number, boolean][] = [];
+  const ALL = Number.POSITIVE_INFINITY;
+  const LOW = 150_000;
+
+  /** When the limit changes and to what, for samples of every second. */
+  function changes(seconds: number, sample: (second: number, limit: number) => Partial<Sample>, hasPicture = true) {
+    const limiter = new VideoLimiter();
+    const changed: [second: number, limit: number][] = [];
     for (let second = 0; second < seconds; second++) {
-      const seen = { ...UNKNOWN, ...sample(second, gate.isOpen) };
-      if (gate.observe(seen, hasPicture, second * 1_000)) moved.push([second, gate.isOpen]);
+      const seen = { ...UNKNOWN, ...sample(second, limiter.maxBitrate) };
+      if (limiter.observe(seen, hasPicture, second * 1_000)) changed.push([second, limiter.maxBitrate]);
     }
-    return moved;
+    return changed;
   }
 
-  test("is left out below 150 kbit/s, and tried again after ten good seconds", () => {
-    const narrow = (second: number) => ({ availableBitrate: second < 20 ? 60_000 : 900_000, roundTripMs: 50 });
-    const [closed, opened, ...others] = moves(60, narrow);
-    expect(closed?.[1]).toBe(false);
-    expect((opened?.[0] ?? 0) - (closed?.[0] ?? 0)).toBe(11);
-    expect(others.filter(([second, isOpen]) => second > 25 && !isOpen)).toEqual([]);
+  test("is left out below 150 kbit/s, and tried again after ten good seconds, at first with little", () => {
+    const narrow = (second: number) => ({ availableBitrate: second < 11 ? 60_000 : 900_000, roundTripMs: 50 });
+    expect(changes(60, narrow)).toEqual([
+      [2, 0],
+      [13, LOW],
+      [24, ALL],
+    ]);
   });
 
-  test("is left out by loss where the browser estimates no bit rate", () => {
-    expect(moves(10, () => ({ lossOfSent: 0.4 }))).toHaveLength(1);
-    expect(moves(10, () => ({ lossOfSent: 0.04 }))).toEqual([]);
+  test("is left out at once if most is lost, and gets less if less is lost", () => {
+    expect(changes(2, () => ({ lossOfSentVideo: 0.7 }))).toEqual([[1, 0]]);
+    expect(changes(2, () => ({ lossOfSentVideo: 0.4 }))).toEqual([[1, LOW]]);
+    expect(changes(3, () => ({ lossOfSentSound: 0.4 }))).toEqual([[1, LOW]]);
+    expect(changes(9, () => ({ lossOfSentVideo: 0.04, roundTripMs: 200 }))).toEqual([]);
+  });
+
+  test("gets less while it fills a queue, and is left out only if that does not help", () => {
+    const queued = { lossOfSentVideo: 0.2, roundTripMs: 200 };
+    expect(changes(60, (_, limit) => (limit === ALL ? queued : { roundTripMs: 200 }))).toEqual([
+      [2, LOW],
+      [13, ALL],
+      [16, LOW],
+      [37, ALL],
+      [40, LOW],
+    ]);
+    expect(changes(60, () => queued)).toEqual([[2, LOW]]);
+    expect(changes(60, () => ({ ...queued, roundTripMs: 900 }))).toEqual([
+      [2, LOW],
+      [5, 0],
+    ]);
+    expect(changes(60, () => ({ ...queued, roundTripMs: 50 }))).toEqual([]);
+  });
+
+  test("that is left out leaves its last report behind, which does not count", () => {
+    const reported = (second: number) => ({ lossOfSentVideo: 0.7, lossOfSentSound: second < 5 ? 0.7 : 0 });
+    expect(changes(16, reported)).toEqual([
+      [1, 0],
+      [15, LOW],
+    ]);
   });
 
   test("is not tried while the sound suffers", () => {
-    expect(moves(60, () => ({ lossOfSent: 0.2, roundTripMs: 900 }))).toHaveLength(1);
+    expect(changes(60, (_, limit) => ({ lossOfSentSound: limit === 0 ? 0.05 : 0.7 }))).toEqual([[1, 0]]);
   });
 
   test("is tried ever less often where it keeps failing", () => {
-    const failing = moves(400, (_, isOpen) => (isOpen ? { availableBitrate: 60_000 } : { roundTripMs: 50 }));
-    const opened = failing.filter(([, isOpen]) => isOpen).map(([second]) => second);
-    const pauses = opened.slice(1).map((second, index) => second - (opened[index] ?? 0));
+    const failing = changes(400, (_, limit) => (limit > 0 ? { availableBitrate: 60_000 } : { roundTripMs: 50 }));
+    const tried = failing.filter(([, limit]) => limit > 0).map(([second]) => second);
+    const pauses = tried.slice(1).map((second, index) => second - (tried[index] ?? 0));
     expect(pauses).toEqual([...pauses].sort((a, b) => a - b));
     expect(pauses.at(-1)).toBeGreaterThan(60);
   });
 
   test("stays while nothing is known, and while there is none", () => {
-    expect(moves(30, () => ({}))).toEqual([]);
-    expect(moves(30, () => ({ availableBitrate: 1_000 }), false)).toEqual([]);
+    expect(changes(30, () => ({}))).toEqual([]);
+    expect(changes(30, () => ({ availableBitrate: 1_000 }), false)).toEqual([]);
   });
 });

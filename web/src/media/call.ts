@@ -345,7 +345,7 @@ export class Call extends TypedEventTarget<CallEvents> {
         this.#route = route;
         this.emit("route", route);
       },
-      onGate: (isOpen) => this.#pauseVideo(!isOpen),
+      onVideoLimit: (maxBitrate) => this.#limitVideo(maxBitrate),
     });
     peer.addEventListener("icecandidate", ({ candidate }) => {
       if (this.#peer === peer) this.#candidates.push(candidate?.candidate ?? "");
@@ -404,9 +404,10 @@ export class Call extends TypedEventTarget<CallEvents> {
     else this.#recovery.restartNow();
   }
 
-  #pauseVideo(isPaused: boolean): void {
-    this.#sent.pauseVideo(isPaused);
-    this.emit("videopaused", { isPaused });
+  #limitVideo(maxBitrate: number): void {
+    const wasPaused = this.isVideoPaused;
+    this.#sent.limitVideo(maxBitrate);
+    if (this.isVideoPaused !== wasPaused) this.emit("videopaused", { isPaused: this.isVideoPaused });
   }
 
   #remoteMediaChanged(): void {

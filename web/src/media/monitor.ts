@@ -3,7 +3,7 @@ import type { Clock, Timers } from "../core/clock.js";
 import { transceiverOf } from "./media-profile.js";
 import { QUALITY_WINDOW, type Quality, QualityMeter, type QualityThresholds } from "./quality.js";
 import { type Route, routeOf, sampleOf } from "./statistics.js";
-import { VideoGate } from "./video-gate.js";
+import { VideoLimiter } from "./video-limiter.js";
 import { Watchdog } from "./watchdog.js";
 
 /** How often the sound is looked at, in milliseconds. */
@@ -21,8 +21,8 @@ export interface MonitorHandlers {
   onSound(change: "quiet" | "lost" | "back"): void;
   onQuality(quality: Quality): void;
   onRoute(route: Route): void;
-  /** The pictures may be sent, or have to be left out. */
-  onGate(isOpen: boolean): void;
+  /** Each picture may have at most this bit rate: 0, some, or `Infinity`. */
+  onVideoLimit(maxBitrate: number): void;
 }
 
 /** Watches one connection until {@link stop}. */
@@ -33,7 +33,7 @@ export class Monitor {
   readonly #handlers: MonitorHandlers;
   readonly #watchdog = new Watchdog();
   readonly #meter: QualityMeter;
-  readonly #gate = new VideoGate();
+  readonly #limiter = new VideoLimiter();
   #route = "";
   #sampledAt = 0;
   #windowAt = 0;
@@ -89,7 +89,9 @@ export class Monitor {
 
   #takeSample(entries: readonly Record<string, unknown>[], now: number): void {
     const sample = sampleOf(entries);
-    if (this.#gate.observe(sample, this.#handlers.hasPicture(), now)) this.#handlers.onGate(this.#gate.isOpen);
+    if (this.#limiter.observe(sample, this.#handlers.hasPicture(), now)) {
+      this.#handlers.onVideoLimit(this.#limiter.maxBitrate);
+    }
     const route = routeOf(entries);
     if (route !== undefined) this.#takeRoute(route);
     if (now - this.#windowAt < QUALITY_WINDOW) return;

@@ -41,21 +41,30 @@ export function localSdp(peer: RTCPeerConnection): string {
   return sendableSdp(peer.localDescription?.sdp ?? "");
 }
 
-/** Sends the sound before the pictures, and with at most this bit rate; `undefined` leaves the rate to the browser. */
-export function preferSound(peer: RTCPeerConnection, maxBitrate: number | undefined): Promise<void> {
+/** Sends the sound before the pictures, and with at most this bit rate; `Infinity` leaves the rate to the browser. */
+export function preferSound(peer: RTCPeerConnection, maxBitrate: number): Promise<void> {
   return changeEncoding(peer, "sound", (encoding) => {
     encoding.priority = "high";
     encoding.networkPriority = "high";
-    if (maxBitrate === undefined) delete encoding.maxBitrate;
-    else encoding.maxBitrate = maxBitrate;
+    setMaxBitrate(encoding, maxBitrate);
   });
 }
 
-/** Sends a line, or stops it at once: without a track alone, lost packets are sent again for many seconds. */
-export function setActive(peer: RTCPeerConnection, line: MediaLine, isActive: boolean): Promise<void> {
+/**
+ * Sends a line with at most this bit rate; `Infinity` leaves it to the browser. 0 stops the line at once: without a track alone,
+ * lost packets are sent again for many seconds.
+ */
+export function limitLine(peer: RTCPeerConnection, line: MediaLine, maxBitrate: number): Promise<void> {
   return changeEncoding(peer, line, (encoding) => {
-    encoding.active = isActive;
+    encoding.active = maxBitrate > 0;
+    setMaxBitrate(encoding, maxBitrate);
   });
+}
+
+function setMaxBitrate(encoding: RTCRtpEncodingParameters, maxBitrate: number): void {
+  // A browser refuses 0.
+  if (maxBitrate === 0 || maxBitrate === Number.POSITIVE_INFINITY) delete encoding.maxBitrate;
+  else encoding.maxBitrate = maxBitrate;
 }
 
 async function changeEncoding(

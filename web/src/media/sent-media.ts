@@ -3,7 +3,7 @@ import type { MediaStates } from "../core/outbox.js";
 import type { MediaOptions } from "./call-events.js";
 import type { Capture } from "./capture.js";
 import { type LocalTracks, MEDIA_LINES, type MediaLine, transceiverOf } from "./media-profile.js";
-import { preferSound, setActive } from "./peer.js";
+import { limitLine, preferSound } from "./peer.js";
 
 /** The bit rate of the sound while the network carries nothing else: Opus is clear from 16 kbit/s on. */
 const LOW_SOUND_BITRATE = 16_000;
@@ -55,13 +55,15 @@ export class SentMedia {
     this.onChange();
   }
 
-  /** Leaves the pictures out, or sends them again. */
-  pauseVideo(isPaused: boolean): void {
-    this.#isVideoPaused = isPaused;
+  /** Sends each picture with at most this bit rate. 0 leaves the pictures out, `Infinity` leaves the rate to the browser. */
+  limitVideo(maxBitrate: number): void {
+    const wasPaused = this.#isVideoPaused;
+    this.#isVideoPaused = maxBitrate === 0;
     for (const line of ["camera", "screen"] as const) {
       this.#replace(line).catch(reportError);
-      if (this.#peer !== undefined) void setActive(this.#peer, line, !isPaused);
+      if (this.#peer !== undefined) void limitLine(this.#peer, line, maxBitrate);
     }
+    if (this.#isVideoPaused === wasPaused) return;
     this.preferSound();
     this.onChange();
   }
@@ -69,7 +71,7 @@ export class SentMedia {
   /** Sends the sound before the pictures. Needs a connection that has been negotiated. */
   preferSound(): void {
     if (this.#peer !== undefined) {
-      void preferSound(this.#peer, this.#isVideoPaused ? LOW_SOUND_BITRATE : undefined);
+      void preferSound(this.#peer, this.#isVideoPaused ? LOW_SOUND_BITRATE : Number.POSITIVE_INFINITY);
     }
   }
 

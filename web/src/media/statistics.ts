@@ -22,7 +22,8 @@ export interface Sample {
   /** The round trip to the other side, in milliseconds. */
   readonly roundTripMs: number | undefined;
   /** The part of this side's packets that the other side recently did not get, from 0 to 1. */
-  readonly lossOfSent: number | undefined;
+  readonly lossOfSentSound: number | undefined;
+  readonly lossOfSentVideo: number | undefined;
   /** What the connection can carry to the other side, in bit/s. Chromium alone estimates it. */
   readonly availableBitrate: number | undefined;
   /** Whether this side sends a worse picture because the bandwidth does not suffice. */
@@ -59,6 +60,7 @@ export function sampleOf(report: Iterable<Entry>): Sample {
   const outbound = entries.filter(({ type, kind }) => type === "outbound-rtp" && kind === "video");
   const pair = pairInUse(entries);
   const reasons = outbound.map((entry) => entry.qualityLimitationReason).filter((reason) => reason !== undefined);
+  const reportsOf = (media: string) => entries.filter((entry) => isReport(entry) && entry.kind === media);
   return {
     packetsReceived: sum(inbound, "packetsReceived"),
     packetsLost: sum(inbound, "packetsLost"),
@@ -68,7 +70,8 @@ export function sampleOf(report: Iterable<Entry>): Sample {
     samplesConcealed: concealed(sound),
     freezes: sum(video, "freezeCount"),
     roundTripMs: roundTrip(pair, entries),
-    lossOfSent: largest(entries.filter(isReport), "fractionLost"),
+    lossOfSentSound: largest(reportsOf("audio"), "fractionLost"),
+    lossOfSentVideo: largest(reportsOf("video"), "fractionLost"),
     availableBitrate: number(pair?.availableOutgoingBitrate),
     isBandwidthLimited: reasons.length === 0 ? undefined : reasons.includes("bandwidth"),
   };
