@@ -145,15 +145,15 @@ async function untilBothHear(a: Side, b: Side): Promise<string> {
   }
 }
 
-/** What the side beyond the bad link receives. */
-async function quality(b: Side): Promise<string> {
-  await pause(SETTLING);
+/** What the side beyond the bad link receives, for so long and after that time, in milliseconds. */
+async function quality(b: Side, settling = SETTLING, window = WINDOW): Promise<string> {
+  await pause(settling);
   const before = await b.run("received");
-  await pause(WINDOW);
+  await pause(window);
   const after = await b.run("received");
   const increase = (field: "samplesConcealed" | "samplesReceived" | "packetsLost" | "packetsReceived") =>
     (after[field] ?? 0) - (before[field] ?? 0);
-  const missing = (100 * increase("samplesConcealed")) / Math.max(increase("samplesReceived"), (WINDOW * RATE) / 2_000);
+  const missing = (100 * increase("samplesConcealed")) / Math.max(increase("samplesReceived"), (window * RATE) / 2_000);
   const lost = (100 * increase("packetsLost")) / Math.max(1, increase("packetsLost") + increase("packetsReceived"));
   const frames = (1_000 * (after.framesDecoded - before.framesDecoded)) / (after.at - before.at);
   return [
@@ -198,6 +198,13 @@ const SCENES: readonly [string, (a: Side, b: Side) => Promise<string>][] = [
       return quality(b);
     },
   ]),
+  [
+    "60 kbit/s, after half a minute",
+    async (_, b) => {
+      await network.change(here, { rate: 60 });
+      return quality(b, 30_000, 30_000);
+    },
+  ],
 ];
 
 describe.runIf(canRun).each(SCENES)("%s", (scene, run) => {
