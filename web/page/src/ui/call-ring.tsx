@@ -6,7 +6,7 @@ import { CallButton } from "./call-button.js";
 import { Notice } from "./call-notice.js";
 import { useSession } from "./context.js";
 import { Title } from "./controls.js";
-import { PathPicture } from "./path-view.js";
+import { PathPicture } from "./path-picture.js";
 
 export function RingView({ active, name, stage }: { active: ActiveCall; name: string; stage: Stage }) {
   const { desk } = useSession();

@@ -10,7 +10,7 @@ import { useNow, useSession } from "./context.js";
 import { Button, Title } from "./controls.js";
 import { Icon } from "./icon.js";
 import { Lazy } from "./lazy.js";
-import { PathPicture } from "./path-view.js";
+import { PathPicture } from "./path-picture.js";
 import { WordsCard } from "./words-view.js";
 
 const loadDevices = async () => (await import("./call-devices.js")).DeviceMenu;
@@ -65,7 +65,7 @@ export function TalkView({ active, name }: { active: ActiveCall; name: string })
         {active.isVideoPaused.value && <p class="talk-note">{t("callPicturesPaused")}</p>}
         {desk.isMuted.value && <p class="talk-note">{t("callMuted")}</p>}
         {contact && <WordsCard contact={contact} onDone={() => undefined} />}
-        {panel === "devices" && <Lazy load={loadDevices} />}
+        {panel === "devices" && <Lazy load={loadDevices} props={{}} />}
         {panel === "path" && <PathPicture active={active} name={name} />}
       </div>
       <TalkControls video={video} panel={panel} onPanel={setPanel} />

@@ -2,10 +2,15 @@
 import type { ComponentType } from "preact";
 import { useEffect, useState } from "preact/hooks";
 
-export function Lazy({ load }: { load: () => Promise<ComponentType> }) {
-  const [View, setView] = useState<ComponentType>();
+interface LazyProps<Props> {
+  load: () => Promise<ComponentType<Props>>;
+  props: Props;
+}
+
+export function Lazy<Props extends object>({ load, props }: LazyProps<Props>) {
+  const [View, setView] = useState<ComponentType<Props>>();
   useEffect(() => {
     load().then((loaded) => setView(() => loaded), reportError);
   }, [load]);
-  return View === undefined ? null : <View />;
+  return View === undefined ? null : <View {...props} />;
 }

@@ -12,7 +12,7 @@ const MESSAGES_AT = 96;
 const MEDIA_AT = 168;
 const ID_LENGTH = 6;
 
-export function PathPicture({ active, name }: { active: ActiveCall; name: string }) {
+export function PathView({ active, name }: { active: ActiveCall; name: string }) {
   const { network } = useSession();
   const steps = pathOf(active.steps.value);
   // A call outlives its node: then the path begins at the new one, before any message has taken it.

@@ -44,11 +44,11 @@ function ScreenView({ screen, session }: { screen: Screen; session: Session }) {
       return contact === undefined ? <HomeView /> : <WordsView contact={contact} isNew={screen.isNew} />;
     }
     case "pair":
-      return <Lazy key={screen.name} load={loadPair} />;
+      return <Lazy key={screen.name} load={loadPair} props={{}} />;
     case "settings":
-      return <Lazy key={screen.name} load={loadSettings} />;
+      return <Lazy key={screen.name} load={loadSettings} props={{}} />;
     case "diagnosis":
-      return <Lazy key={screen.name} load={loadDiagnosis} />;
+      return <Lazy key={screen.name} load={loadDiagnosis} props={{}} />;
   }
 }
 
