@@ -3,7 +3,7 @@
  *
  * Pure. The bit rate is no measure: a perfect call with sound alone needs 35 kbit/s. Decision 41 has the reasons.
  */
-import type { Sample } from "./statistics.js";
+import { increase, lossOf, part, type Sample } from "./statistics.js";
 
 /** How good a call is. */
 export type Quality = "good" | "fair" | "poor";
@@ -82,12 +82,9 @@ export class QualityMeter {
 
 /** The worst of what a window shows. `undefined` if it shows nothing. */
 function judge(from: Sample, to: Sample, thresholds: QualityThresholds): Quality | undefined {
-  const lost = increase(from.packetsLost, to.packetsLost);
-  const arrived = increase(from.packetsReceived, to.packetsReceived);
-  const loss = lost === undefined || arrived === undefined ? undefined : part(lost, lost + arrived);
   const values = {
     roundTripMs: to.roundTripMs,
-    loss,
+    loss: lossOf(increase(from.packetsLost, to.packetsLost), increase(from.packetsReceived, to.packetsReceived)),
     concealed: part(
       increase(from.samplesConcealed, to.samplesConcealed),
       increase(from.samplesReceived, to.samplesReceived),
@@ -107,12 +104,4 @@ function judge(from: Sample, to: Sample, thresholds: QualityThresholds): Quality
 function rankOf(value: number, [good, fair]: readonly [number, number]): number {
   if (value < good) return 0;
   return value < fair ? 1 : 2;
-}
-
-function increase(from: number | undefined, to: number | undefined): number | undefined {
-  return from === undefined || to === undefined ? undefined : Math.max(to - from, 0);
-}
-
-function part(of: number | undefined, whole: number | undefined): number | undefined {
-  return of === undefined || whole === undefined || whole === 0 ? undefined : of / whole;
 }

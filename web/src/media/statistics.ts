@@ -152,3 +152,18 @@ function largest(entries: readonly Entry[], field: string): number | undefined {
   const all = values(entries, field);
   return all.length === 0 ? undefined : Math.max(...all);
 }
+
+/** By how much a counter has increased. */
+export function increase(from: number | undefined, to: number | undefined): number | undefined {
+  return from === undefined || to === undefined ? undefined : Math.max(to - from, 0);
+}
+
+/** The part of a whole, from 0 to 1. */
+export function part(of: number | undefined, whole: number | undefined): number | undefined {
+  return of === undefined || whole === undefined || whole === 0 ? undefined : of / whole;
+}
+
+/** The part of packets that was lost. */
+export function lossOf(lost: number | undefined, arrived: number | undefined): number | undefined {
+  return lost === undefined || arrived === undefined ? undefined : part(lost, lost + arrived);
+}

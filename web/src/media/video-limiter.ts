@@ -4,7 +4,7 @@
  * Pure. At 60 kbit/s a browser alone sends both, and almost half of the sound is lost. At 300 kbit/s, a browser's estimate leaves
  * no room for the headers of packets, and a tenth of the sound is lost.
  */
-import type { Sample } from "./statistics.js";
+import { increase, lossOf, type Sample } from "./statistics.js";
 
 /** Below this, a picture costs the sound. With this much, faces are recognised. In bit/s. */
 const LOW_BITRATE = 150_000;
@@ -55,8 +55,13 @@ export class VideoLimiter {
 
   /** Takes a sample, of about every second. `sendsVideo`: a camera or a screen is on. Returns whether the limit has changed. */
   observe(sample: Sample, sendsVideo: boolean, now: number): boolean {
-    const lossOfReceived = lossBetween(this.#last, sample);
+    const last = this.#last;
     this.#last = sample;
+    // A link that is full loses the reports of this side's loss, too.
+    const lossOfReceived = lossOf(
+      increase(last?.soundPacketsLost, sample.soundPacketsLost),
+      increase(last?.soundPacketsReceived, sample.soundPacketsReceived),
+    );
     if (!sendsVideo && this.#level === FULL) {
       this.#step = 0;
       return false;
@@ -90,11 +95,4 @@ export class VideoLimiter {
     }
     return !isFull && loss < GOOD_LOSS && roundTripMs < GOOD_ROUND_TRIP ? 1 : 0;
   }
-}
-
-/** The part of the other side's sound that was lost since the last sample. A link that is full loses the reports of this side's loss, too. */
-function lossBetween(last: Sample | undefined, sample: Sample): number | undefined {
-  const lost = (sample.soundPacketsLost ?? 0) - (last?.soundPacketsLost ?? 0);
-  const received = (sample.soundPacketsReceived ?? 0) - (last?.soundPacketsReceived ?? 0);
-  return last === undefined || lost < 0 || received <= 0 ? undefined : lost / (lost + received);
 }
