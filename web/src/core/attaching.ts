@@ -10,16 +10,19 @@ import type { Json } from "./messages.js";
 import { DiscoverError, type NodeCheck, type NodeFinder } from "./node-finder.js";
 import type { Profile } from "./profile.js";
 import { Refusals } from "./refusals.js";
-import { type DisconnectReason, type MessageHandler, type Outcome, Session } from "./session.js";
+import { type DisconnectReason, type MessageHandler, type Outcome, REQUEST_TIMEOUT, Session } from "./session.js";
 import { decodeLease } from "./statements.js";
 
 /** The most inboxes in one `attach`: each takes about 380 bytes of the 64 KiB. */
 const ATTACH_BATCH = 96;
 /** How long a node may take to attach the first inboxes, in milliseconds. */
 const ATTACH_TIMEOUT = 5_000;
-/** How long a node may take to answer a probe while a call has lost its media: at first, and at most. In milliseconds. */
+/**
+ * How long a node may take to answer a probe while a call has lost its media, in milliseconds, and in round trips of the probe
+ * before: on a link that is full, its answer takes longer, and a new session would not be faster.
+ */
 const URGENT_PROBE_TIMEOUT = 1_000;
-const MAX_URGENT_PROBE_TIMEOUT = 5_000;
+const URGENT_ROUND_TRIPS = 4;
 /** How long a client is in a hurry: a little more than the pause between two new paths. In milliseconds. */
 const URGENT_FOR = 2_500;
 /** The shortest time from one renewal to the next, in milliseconds, so that no deadline makes it spin. */
@@ -84,7 +87,6 @@ export class Attaching {
   #avoid: string[] = [];
   #immediateAt = Number.NEGATIVE_INFINITY;
   #urgentAt = Number.NEGATIVE_INFINITY;
-  #probeTimeout = URGENT_PROBE_TIMEOUT;
   #searchedAt = Number.NEGATIVE_INFINITY;
   #endPause: (() => void) | undefined;
   #losses = 0;
@@ -137,12 +139,9 @@ export class Attaching {
    * negotiated on the session. Called again while that lasts.
    */
   checkSession(): void {
-    const now = this.#parts.clock.now();
-    // On a link that is full, a node's answer may take longer: a new session would, too.
-    const isAgain = now - this.#urgentAt < URGENT_FOR;
-    this.#probeTimeout = isAgain ? Math.min(2 * this.#probeTimeout, MAX_URGENT_PROBE_TIMEOUT) : URGENT_PROBE_TIMEOUT;
-    this.#urgentAt = now;
-    this.#ready?.probe(this.#probeTimeout);
+    this.#urgentAt = this.#parts.clock.now();
+    const roundTrips = URGENT_ROUND_TRIPS * (this.#ready?.roundTrip ?? 0);
+    this.#ready?.probe(Math.min(Math.max(roundTrips, URGENT_PROBE_TIMEOUT), REQUEST_TIMEOUT));
     this.#endPause?.();
   }
 
@@ -156,7 +155,9 @@ export class Attaching {
     let pause = this.#nextPause();
     while (!this.#signal.aborted) {
       // Nobody else's network has changed at the same moment, so a client in a hurry needs no jitter.
-      if (!this.#isUrgent()) await Promise.race([timers.until(clock.now() + pause, this.#signal), this.#urgentCheck()]);
+      const isSearchedFor = this.#searchedAt > this.#urgentAt;
+      if (isSearchedFor || !this.#isInNeed())
+        await Promise.race([timers.until(clock.now() + pause, this.#signal), this.#urgentCheck()]);
       // Once: a search that fails at once must not be repeated at once.
       this.#searchedAt = clock.now();
       if (this.#signal.aborted) return;
@@ -182,9 +183,9 @@ export class Attaching {
     }
   }
 
-  /** Whether a call is in need, for which no search was made yet. */
-  #isUrgent(): boolean {
-    return this.#urgentAt > this.#searchedAt && this.#parts.clock.now() - this.#urgentAt < URGENT_FOR;
+  /** Whether a call has lost its media. */
+  #isInNeed(): boolean {
+    return this.#parts.clock.now() - this.#urgentAt < URGENT_FOR;
   }
 
   /** Resolves when {@link checkSession} is called. */
@@ -225,6 +226,8 @@ export class Attaching {
     this.#parts.finder.setAlternatives();
     const former = this.#ready;
     this.#ready = session;
+    // Measures the link. At rest, nobody needs to know that.
+    if (this.#isInNeed()) session.probe();
     if (former !== undefined) timers.at(clock.now() + LINGER, () => former.end("going-away"));
     events.connected(session);
     await Promise.race([session.ended, session.departure]);

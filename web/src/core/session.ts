@@ -44,6 +44,9 @@ export class Session {
   readonly #pending = new Map<string, (outcome: Outcome) => void>();
   #lastId = 0;
   #receivedAt: number;
+  /** When the probe was sent that has no answer yet. */
+  #probedAt: number | undefined;
+  #roundTrip = 0;
 
   constructor(connection: Connection, seqs: Seqs, clock: Clock, timers: Timers, onMessage: MessageHandler) {
     this.connection = connection;
@@ -53,6 +56,11 @@ export class Session {
     this.#receivedAt = clock.now();
     void connection.closed.then(() => this.end("closed"));
     connection.onText((text) => this.#handle(text, onMessage));
+  }
+
+  /** How long the node took to answer the last probe, or has taken until now, in milliseconds. */
+  get roundTrip(): number {
+    return this.#probedAt === undefined ? this.#roundTrip : this.#clock.now() - this.#probedAt;
   }
 
   /** Sends a request and waits for its response, for {@link REQUEST_TIMEOUT} at most. */
@@ -76,6 +84,7 @@ export class Session {
   /** Pings the node, and ends the session if nothing comes within this time, in milliseconds. */
   probe(timeout = REQUEST_TIMEOUT): void {
     const sentAt = this.#clock.now();
+    this.#probedAt ??= sentAt;
     this.connection.send({ type: "ping" });
     this.#timers.at(sentAt + timeout, () => {
       if (this.#receivedAt < sentAt) this.end("silent");
@@ -98,6 +107,8 @@ export class Session {
 
   async #handle(text: string, onMessage: MessageHandler): Promise<void> {
     this.#receivedAt = this.#clock.now();
+    this.#roundTrip = this.roundTrip;
+    this.#probedAt = undefined;
     const message = parseObject(text);
     if (message === undefined || this.hasEnded) return;
     if (typeof message.id === "string" && this.#pending.has(message.id)) {
