@@ -4,10 +4,9 @@
  * WebCrypto cannot blind a key, so the arithmetic is that of `@noble/ed25519`. Browsers also differ in which malformed
  * keys and signatures they accept, and nodes compare by one set of rules.
  */
-import * as ed25519 from "@noble/ed25519";
+import { getPublicKeyAsync, Point, signAsync, utils, verifyAsync } from "@noble/ed25519";
 import { type Bytes, concat, sha512, utf8 } from "./bytes.js";
 
-const { Point } = ed25519;
 const ORDER = Point.CURVE().n;
 const BLINDED_PREFIX = utf8("chappe/blinded-prefix/v1\0");
 
@@ -19,14 +18,14 @@ export interface Signer {
 
 /** Whether `signature` is valid. Refuses keys of small order and non-canonical encodings. */
 export function verify(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): Promise<boolean> {
-  return ed25519.verifyAsync(signature, message, publicKey, { zip215: false }).catch(() => false);
+  return verifyAsync(signature, message, publicKey, { zip215: false }).catch(() => false);
 }
 
 /** The key pair of a seed of 32 bytes. */
 export async function signerOfSeed(seed: Uint8Array): Promise<Signer> {
   return {
-    publicKey: new Uint8Array(await ed25519.getPublicKeyAsync(seed)),
-    sign: async (message) => new Uint8Array(await ed25519.signAsync(message, seed)),
+    publicKey: new Uint8Array(await getPublicKeyAsync(seed)),
+    sign: async (message) => new Uint8Array(await signAsync(message, seed)),
   };
 }
 
@@ -48,7 +47,7 @@ export function blindPublicKey(publicKey: Uint8Array, factor: bigint): Bytes | u
 
 /** The blinded key pair of a seed. Its public key is `blindPublicKey` of the seed's public key. */
 export async function blindSeed(seed: Uint8Array, factor: bigint): Promise<Signer> {
-  const expanded = await ed25519.utils.getExtendedPublicKeyAsync(seed);
+  const expanded = await utils.getExtendedPublicKeyAsync(seed);
   const scalar = (expanded.scalar * factor) % ORDER;
   const prefix = (await sha512(concat(BLINDED_PREFIX, expanded.prefix, scalarBytes(factor)))).subarray(0, 32);
   const publicKey = new Uint8Array(Point.BASE.multiply(scalar).toBytes());
