@@ -42,6 +42,34 @@ async function hearsTone(tab: Tab): Promise<void> {
 }
 
 describe.each(installed)("%s", (name) => {
+  test("makes a connection whatever servers for media a node names", async () => {
+    const urls = [
+      ...["stun:a.example:0", "stun:a.example:65536", "turn:a.example:70000?transport=tcp", "stun:a.example:99999"],
+      ...["stun:a.example?transport=udp", "stuns:a.example:1?transport=tcp", "turn:a.example?transport=TCP"],
+      ...["turn:..", "turn:-", "stun:a..b", "stun:1", "stun:0x7f.1", "turns:[::::]", "stun:[1]", "turn:[::1]:22"],
+      ...[`stun:${"a".repeat(64)}.example`, `stun:${"a.".repeat(200)}example`, "stun:a.example:", "turn:a_b.example"],
+    ];
+    const texts = ["", " ", "u".repeat(508), "u".repeat(600), "é".repeat(300), "\0", "\u{1f600}:\r\n", "\ud800"];
+    const good = { urls: ["turn:b.example"], username: "u", credential: "c" };
+    const odd = [
+      ...urls.map((url) => ({ ...good, urls: [url, "stun:c.example"] })),
+      ...texts.flatMap((text) => [
+        { ...good, username: text },
+        { ...good, credential: text },
+      ]),
+    ];
+    const tab = await open(name);
+    const used = await tab.run(
+      "usedServers",
+      odd.map((server) => [good, server]),
+    );
+    for (const [index, servers] of used.entries()) {
+      const named = servers.flatMap((server) => server.urls);
+      expect(named, JSON.stringify(odd[index])).toContain("turn:b.example");
+      if (index < urls.length) expect(named).toContain("stun:c.example");
+    }
+  });
+
   test("computes the vectors, and keeps its keys from scripts", async () => {
     const tab = await open(name);
     expect(await tab.run("vectors")).toEqual([]);

@@ -12,7 +12,7 @@ import { LocalCandidates, RemoteCandidates } from "./candidates.js";
 import { MediaError } from "./media-error.js";
 import { addMediaLines, answerMediaLines, isOfProfile, MEDIA_LINES, type MediaLine } from "./media-profile.js";
 import { Monitor } from "./monitor.js";
-import { createPeer, localSdp, peerConfiguration } from "./peer.js";
+import { createPeer, localSdp, setServers } from "./peer.js";
 import type { Quality } from "./quality.js";
 import { Recovery } from "./recovery.js";
 import { type RemoteMedia, RemoteState } from "./remote-media.js";
@@ -79,7 +79,7 @@ export class Call extends TypedEventTarget<CallEvents> {
   ): Promise<Call> {
     const isRelayOnly = options.isRelayOnly ?? parts.isRelayOnly;
     const { iceServers, ttl } = await parts.iceServers(isRelayOnly);
-    const peer = await createPeer(peerConfiguration(iceServers, isRelayOnly));
+    const peer = await createPeer(iceServers, isRelayOnly);
     const sent = new SentMedia();
     const early: string[] = [];
     const keepEarly = ({ candidate }: RTCPeerConnectionIceEvent) => early.push(candidate?.candidate ?? "");
@@ -167,7 +167,7 @@ export class Call extends TypedEventTarget<CallEvents> {
       throw new MediaError("not-of-the-profile");
     }
     const { iceServers, ttl } = await this.#parts.iceServers(this.#isRelayOnly);
-    const peer = await createPeer(peerConfiguration(iceServers, this.#isRelayOnly));
+    const peer = await createPeer(iceServers, this.#isRelayOnly);
     // The other side's device may have been loaded again meanwhile: the newer call has a connection of its own.
     if (this.#signalling !== signalling) return peer.close();
     this.#use(peer, ttl);
@@ -324,7 +324,7 @@ export class Call extends TypedEventTarget<CallEvents> {
       timers,
       () => iceServers(true),
       (servers) => {
-        peer.setConfiguration(peerConfiguration(servers, this.#isRelayOnly));
+        setServers(peer, servers, this.#isRelayOnly);
         this.restart();
       },
     );

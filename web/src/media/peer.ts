@@ -8,26 +8,52 @@ const PEER_ATTEMPTS = 10;
 const ATTEMPT_PAUSE = 50;
 const PRESSURE = 64 * 1024 * 1024;
 
-/** How a connection is made with these servers. Throws {@link MediaError} if it needs a relay and has none. */
-export function peerConfiguration(iceServers: RTCIceServer[], isRelayOnly: boolean): RTCConfiguration {
-  const urls = iceServers.flatMap((server) => server.urls);
-  if (isRelayOnly && !urls.some((url) => url.startsWith("turn"))) throw new MediaError("no-relay");
-  return {
-    iceServers,
-    bundlePolicy: "max-bundle",
-    rtcpMuxPolicy: "require",
-    iceTransportPolicy: isRelayOnly ? "relay" : "all",
+const CONFIGURATION: RTCConfiguration = { bundlePolicy: "max-bundle", rtcpMuxPolicy: "require" };
+
+/** Creates a connection that uses these servers. Throws {@link MediaError} if it needs a relay and has none. */
+export async function createPeer(iceServers: RTCIceServer[], isRelayOnly: boolean): Promise<RTCPeerConnection> {
+  const peer = await newPeer();
+  try {
+    setServers(peer, iceServers, isRelayOnly);
+    return peer;
+  } catch (error) {
+    peer.close();
+    throw error;
+  }
+}
+
+/**
+ * Sets the servers of a connection. A browser that refuses one, such as Firefox for port 22, refuses all others with it: then
+ * each is tried by itself. Throws {@link MediaError} if the connection needs a relay and has none.
+ */
+export function setServers(peer: RTCPeerConnection, iceServers: RTCIceServer[], isRelayOnly: boolean): void {
+  const isSet = (servers: RTCIceServer[]) => {
+    try {
+      const iceTransportPolicy = isRelayOnly ? "relay" : "all";
+      peer.setConfiguration({ ...CONFIGURATION, iceServers: servers, iceTransportPolicy });
+      return true;
+    } catch {
+      return false;
+    }
   };
+  let usable = iceServers;
+  if (!isSet(usable)) {
+    const single = iceServers.flatMap((server) => [server.urls].flat().map((urls) => ({ ...server, urls })));
+    usable = single.filter((server) => isSet([server]));
+    isSet(usable);
+  }
+  const urls = usable.flatMap((server) => server.urls);
+  if (isRelayOnly && !urls.some((url) => url.startsWith("turn"))) throw new MediaError("no-relay");
 }
 
 /**
  * Creates a connection. Chromium allows 500, and counts closed ones until they are collected, which may take minutes. Memory
  * that is asked for makes it collect them.
  */
-export async function createPeer(configuration: RTCConfiguration): Promise<RTCPeerConnection> {
+async function newPeer(): Promise<RTCPeerConnection> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return new RTCPeerConnection(configuration);
+      return new RTCPeerConnection(CONFIGURATION);
     } catch (error) {
       if (attempt === PEER_ATTEMPTS) throw error;
       void new ArrayBuffer(PRESSURE);

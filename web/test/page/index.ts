@@ -3,6 +3,7 @@
 import { openDB } from "idb";
 import { Database } from "../../src/browser/database.js";
 import { Capture, CaptureError, type CaptureSource } from "../../src/capture.js";
+import { readIceServers } from "../../src/core/ice-servers.js";
 import { offerText } from "../../src/core/messages.js";
 import { seal } from "../../src/core/seal.js";
 import { generateX25519 } from "../../src/core/x25519.js";
@@ -17,6 +18,7 @@ import {
   type MediaOptions,
 } from "../../src/index.js";
 import { addMediaLines, sendableSdp, transceiverOf } from "../../src/media/media-profile.js";
+import { createPeer } from "../../src/media/peer.js";
 import { sampleOf } from "../../src/media/statistics.js";
 import { qrSvg, scanQr } from "../../src/qr.js";
 import { failedVectors } from "../vector-checks.js";
@@ -25,6 +27,17 @@ import { failedVectors } from "../vector-checks.js";
 const steps = {
   vectors: failedVectors,
   keyProtection,
+
+  /** The ICE servers of each list, as a node names them, that a connection of this browser uses. */
+  usedServers: async (lists: readonly unknown[]) => {
+    const used: RTCIceServer[][] = [];
+    for (const list of lists) {
+      const peer = await createPeer(readIceServers(list, "wss://a.example", true), false);
+      used.push(peer.getConfiguration().iceServers ?? []);
+      peer.close();
+    }
+    return used;
+  },
 
   async start(options: ClientOptions) {
     const client = new Client(options);
