@@ -1,8 +1,9 @@
 /** Leases of a session by a clock of the test, and timers that missed their ticks. */
 import { describe, expect, test, vi } from "vitest";
+import { withPairing } from "../src/core/added-contact.js";
 import { randomBytes, toBase64url } from "../src/core/bytes.js";
 import { type Clock, SystemClock, Timers } from "../src/core/clock.js";
-import { type Contact, confirmed, isConfirmed, newPairing, type Pairing, withPairing } from "../src/core/contact.js";
+import { type Contact, confirmed, isConfirmed, newPairing, type Pairing } from "../src/core/contact.js";
 import { signerOfSeed } from "../src/core/ed25519.js";
 import { Leases, type Seqs } from "../src/core/leases.js";
 import { MemoryProfileStore, Profile, ProfileError } from "../src/core/profile.js";

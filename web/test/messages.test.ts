@@ -1,12 +1,13 @@
 /** Texts and bytes of others: read, refused, and never thrown on. */
 import { describe, expect, test } from "vitest";
 import { fromBase64, fromBase64url, randomBytes, toBase64, toBase64url } from "../src/core/bytes.js";
+import { cleanName } from "../src/core/clean-name.js";
 import { distinctName } from "../src/core/distinct-name.js";
 import { endpointOf, parseIp, urlOf } from "../src/core/endpoint.js";
 import { iceText, offerText, readAnswer, readIce, readOffer } from "../src/core/messages.js";
 import { Outbox } from "../src/core/outbox.js";
 import { DecodeError, Reader, Writer } from "../src/core/postcard.js";
-import { cleanName, escaped } from "../src/core/printable.js";
+import { escaped } from "../src/core/printable.js";
 import { callIdBytes, callIdOf, parseEnvelope, ReplayWindow } from "../src/core/seal.js";
 import { isPublicHost, networkOf } from "../src/core/special.js";
 import { type Link, parseLink } from "../src/discovery/link.js";

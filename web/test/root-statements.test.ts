@@ -1,8 +1,8 @@
 /** The chain of roots and the revocations, as in the tests of `common/src/roots.rs` and `root_statements.rs`. */
 import { expect, test, vi } from "vitest";
-import { type Bytes, concat, toBase64url, utf8 } from "../src/core/bytes.js";
+import { type Bytes, concat, toBase64url, toHex, utf8 } from "../src/core/bytes.js";
 import type { Signer } from "../src/core/ed25519.js";
-import { federationId, toHex } from "../src/core/statements.js";
+import { federationId } from "../src/core/statements.js";
 import { framed, Trust } from "../src/discovery/trust.js";
 import { keyOf, revocation as signRevocation, succession } from "./support/statements.js";
 

@@ -2,10 +2,10 @@
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Bytes, fromBase64url, toBase64url } from "../src/core/bytes.js";
+import { type Bytes, fromBase64url, toBase64url, toHex } from "../src/core/bytes.js";
 import { type Signer, signerOfSeed } from "../src/core/ed25519.js";
 import { DiscoverError } from "../src/core/node-finder.js";
-import { decodeDirectory, toHex } from "../src/core/statements.js";
+import { decodeDirectory } from "../src/core/statements.js";
 import type { CacheData } from "../src/discovery/cache.js";
 import type { DiscoveryOptions } from "../src/discovery/discovery.js";
 import { createLink, linkQrText } from "../src/discovery/new-link.js";

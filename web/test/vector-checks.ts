@@ -6,7 +6,7 @@ import inboxVectors from "../../docs/protocol/vectors/inbox.json" with { type: "
 import pairingVectors from "../../docs/protocol/vectors/pairing.json" with { type: "json" };
 import sealingVectors from "../../docs/protocol/vectors/sealing.json" with { type: "json" };
 import signedVectors from "../../docs/protocol/vectors/signed.json" with { type: "json" };
-import { concat, fromBase64url, toBase64url, utf8 } from "../src/core/bytes.js";
+import { concat, fromBase64url, toBase64url, toHex, utf8 } from "../src/core/bytes.js";
 import {
   addressText,
   newPairing,
@@ -28,7 +28,6 @@ import {
   proveAttach,
   recordsOf,
   signLease,
-  toHex,
   verifyNodeProof,
 } from "../src/core/statements.js";
 import { hkdfKey, x25519OfBytes } from "../src/core/x25519.js";

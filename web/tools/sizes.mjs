@@ -12,7 +12,7 @@ const ENTRIES = {
   "@chappe/client/core": "src/core.ts",
 };
 const LATER = {
-  pairing: "src/pairing/pair.ts",
+  pairing: "src/browser/page-pairing.ts",
   "DNS over HTTPS": "src/discovery/doh.ts",
   "statements of roots": "src/discovery/root-statements.ts",
 };

@@ -261,32 +261,20 @@ export class Client extends TypedEventTarget<ClientEvents> {
 
   /** Pairs with the person who shows this code, link or QR text. Rejects with `PairError` or `LinkError`. */
   async pair(code: string, signal?: AbortSignal): Promise<PairedContact> {
-    const isLink = /^(https:|chappe:)/i.test(code.trim());
-    const text = isLink ? ((await this.#discovery.addLink(code)).code ?? "") : code;
-    const { pairByCode } = await import("../pairing/pair.js");
-    return pairedContact(pairByCode(text, this.#pairingParts(signal)));
+    const { pair } = await import("./page-pairing.js");
+    return pairedContact(pair(code, this.#discovery, this.#pairingParts(signal)));
   }
 
   /** Shows a code. `site` is the site of the link: any page that says what to do with it. Rejects with `PairError`. */
   async showCode(
     options: { readonly site?: string; readonly isForLink?: boolean; readonly signal?: AbortSignal } = {},
   ): Promise<ShownPairing> {
-    const { linkQrText, linkUrl, showCode } = await import("../pairing/pair.js");
-    const { isForLink = false, signal } = options;
-    const shown = await showCode(isForLink, this.#pairingParts(signal));
-    const { code, expiresAt } = shown;
+    const { show } = await import("./page-pairing.js");
+    const shown = await show(options, this.#discovery, this.#pairingParts(options.signal));
     const paired = pairedContact(shown.paired);
     // Without this, a rejection that the app does not await would be reported as unhandled.
     paired.catch(() => {});
-    const link = shown.link(await this.#discovery.federation());
-    const site = options.site ?? globalThis.location?.origin ?? "";
-    return {
-      code,
-      link: link && site.startsWith("https:") ? linkUrl(link, site) : undefined,
-      qrText: link && linkQrText(link),
-      expiresAt,
-      paired,
-    };
+    return { ...shown, paired };
   }
 
   /** What a pairing needs. It ends with the client, so that no code outlives a `close` or a `wipe`. */

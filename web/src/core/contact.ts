@@ -8,8 +8,6 @@ import { expand } from "./x25519.js";
 
 /** The most contacts of a profile. */
 export const MAX_CONTACTS = 200;
-/** The most pairings with one contact. With fewer than this between two calls, both sides share one. */
-export const MAX_PAIRINGS = 6;
 /** The length of a day in seconds. Leap seconds are not counted, as in Unix time. */
 export const DAY = 24 * 3600;
 
@@ -146,26 +144,6 @@ export function pairingAfter(contact: Contact, pairing: Pairing): Pairing {
 /** Whether the contact is known to have stored the newest pairing. */
 export function isConfirmed(contact: Contact): boolean {
   return contact.isProved && contact.inUse + 1 === contact.pairings.length;
-}
-
-/**
- * The contact with a newer pairing. If it has `isStored` the new one, that is used at once. Otherwise the old one stays
- * in use until the contact confirms the new one, if the contact is known to have the old one.
- */
-export function withPairing(contact: Contact, pairing: Pairing, isStored: boolean): Contact {
-  let pairings = [...contact.pairings, pairing];
-  let { inUse, isProved } = contact;
-  if (isStored || !isProved) {
-    inUse = pairings.length - 1;
-    isProved = isStored;
-  }
-  if (pairings.length > MAX_PAIRINGS) {
-    // The first one stays: it is the last that both sides are known to have.
-    const dropped = inUse === 1 ? 2 : 1;
-    pairings = pairings.filter((_, at) => at !== dropped);
-    if (dropped < inUse) inUse -= 1;
-  }
-  return { ...contact, pairings, inUse, isProved };
 }
 
 /**

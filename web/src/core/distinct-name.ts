@@ -1,5 +1,5 @@
 /** Tells names that look the same apart. Loaded when a contact is added or renamed. */
-import { cleanName, MAX_NAME } from "./printable.js";
+import { cleanName, MAX_NAME } from "./clean-name.js";
 
 /** `wanted`, with a number appended if it looks like one of `taken`. */
 export function distinctName(wanted: string, taken: readonly string[]): string {

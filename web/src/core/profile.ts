@@ -1,10 +1,9 @@
 /** What a client keeps: its identity, its contacts, and the nodes that it knows. Who stores it decides where. */
 
-import { type Bytes, randomBytes } from "./bytes.js";
-import { type Contact, type ContactId, confirmed, MAX_CONTACTS, type PairingId, withPairing } from "./contact.js";
-import { cleanName } from "./printable.js";
+import type { Bytes } from "./bytes.js";
+import { type Contact, type ContactId, confirmed, MAX_CONTACTS, type PairingId } from "./contact.js";
 import type { CallId } from "./seal.js";
-import { generateX25519, type X25519KeyPair, x25519OfBytes } from "./x25519.js";
+import type { X25519KeyPair } from "./x25519.js";
 
 /** A profile's contents. */
 export interface ProfileData {
@@ -102,9 +101,8 @@ export class Profile {
   static async open(store: ProfileStore, name: string, isExportable = false): Promise<Profile> {
     const stored = await store.load();
     if (stored !== undefined) return new Profile(store, stored);
-    const identityBytes = isExportable ? randomBytes(32) : undefined;
-    const identity = identityBytes === undefined ? await generateX25519() : await x25519OfBytes(identityBytes);
-    const data = { name: cleanName(name), identity, identityBytes, contacts: [] };
+    const { newProfile } = await import("./new-profile.js");
+    const data = await newProfile(name, isExportable);
     await store.save(data);
     return new Profile(store, data);
   }
@@ -141,7 +139,8 @@ export class Profile {
   }
 
   /** Changes the name that new contacts see. One that has no printable character changes nothing. */
-  setName(name: string): Promise<void> {
+  async setName(name: string): Promise<void> {
+    const { cleanName } = await import("./clean-name.js");
     return this.#write((data) => [{ ...data, name: cleanName(name) || data.name }, undefined]);
   }
 
@@ -157,18 +156,10 @@ export class Profile {
 
   /** Stores a contact, or a newer pairing with a known one. Returns the contact as stored. */
   async add(contact: Contact, isStored: boolean): Promise<Contact> {
-    const { distinctName } = await import("./distinct-name.js");
+    const { withContact } = await import("./added-contact.js");
     return this.#change((contacts) => {
-      const known = contacts.find(({ id }) => id === contact.id);
-      const pairing = contact.pairings[0];
-      if (known !== undefined && pairing !== undefined) {
-        const again = withPairing(known, pairing, isStored);
-        return [contacts.map((other) => (other === known ? again : other)), again];
-      }
-      if (contacts.length >= MAX_CONTACTS) throw new ProfileError("full");
-      const names = contacts.map(({ name }) => name);
-      const added = { ...contact, name: distinctName(contact.name, names), isProved: isStored };
-      return [[...contacts, added], added];
+      if (this.contact(contact.id) === undefined && contacts.length >= MAX_CONTACTS) throw new ProfileError("full");
+      return withContact(contacts, contact, isStored);
     });
   }
 

@@ -4,7 +4,7 @@
  * Each message is one single-shot HPKE seal (RFC 9180, mode AuthPSK), so messages may arrive in any order. Owns the
  * envelope, the padding, and the rejection of replays. `docs/protocol/sealing-and-pairing.md` has the form.
  */
-import { type Bytes, concat, fromBase64url, toBase64url, u32, utf8 } from "./bytes.js";
+import { type Bytes, concat, fromBase64url, fromHex, toBase64url, toHex, u32, utf8 } from "./bytes.js";
 import { ENCAPSULATED, openAuthPsk, sealAuthPsk } from "./hpke.js";
 import type { X25519KeyPair } from "./x25519.js";
 
@@ -47,12 +47,12 @@ const MAX_PAYLOAD = 48 * 1024;
 
 /** The 16 bytes of a call id. */
 export function callIdBytes(call: CallId): Bytes {
-  return new Uint8Array((call.replaceAll("-", "").match(/../g) ?? []).map((byte) => Number.parseInt(byte, 16)));
+  return fromHex(call.replaceAll("-", ""));
 }
 
 /** The call id of 16 bytes. */
 export function callIdOf(bytes: Uint8Array): CallId {
-  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const hex = toHex(bytes);
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
 }
 

@@ -2,7 +2,7 @@
  * Signed statements: a value, followed by an Ed25519 signature of the kind's context and the value's bytes.
  * `docs/protocol/federation.md` lists the kinds. A decoder checks length and shape first, and the signature last.
  */
-import { type Bytes, concat, equalBytes, sha256, utf8 } from "./bytes.js";
+import { type Bytes, concat, equalBytes, sha256, toHex, utf8 } from "./bytes.js";
 import { type Signer, verify } from "./ed25519.js";
 import { type AddressPort, type Endpoint, isWellFormed, readAddress, readEndpoint } from "./endpoint.js";
 import { DecodeError, Reader, Writer } from "./postcard.js";
@@ -271,11 +271,6 @@ export async function federationId(roots: readonly Uint8Array[]): Promise<Bytes>
   const byText = new Map(roots.map((root) => [toHex(root), root]));
   const sorted = [...byText.keys()].sort().map((text) => byText.get(text) as Uint8Array);
   return (await sha256(concat(utf8("chappe/federation/v1\0"), ...sorted))).slice(0, 16);
-}
-
-/** The hexadecimal text, as in a federation's id. */
-export function toHex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** Why a list of nodes was refused. */

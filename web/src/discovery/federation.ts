@@ -3,11 +3,11 @@
  * of an ended root can lead to a wrong later one. A node can send wrong registries, whose lists are checked by the roots.
  * `docs/protocol/links.md`.
  */
-import { type Bytes, equalBytes, fromBase64url, toBase64url, utf8Text } from "../core/bytes.js";
+import { type Bytes, equalBytes, fromBase64url, toBase64url, toHex, utf8Text } from "../core/bytes.js";
 import { urlOf } from "../core/endpoint.js";
 import { parseObject } from "../core/messages.js";
 import { isPublicUrl } from "../core/special.js";
-import { federationId, toHex } from "../core/statements.js";
+import { federationId } from "../core/statements.js";
 import { type Fetch, get, originOf } from "./http.js";
 import { parseLink } from "./link.js";
 import { SourceError } from "./source.js";

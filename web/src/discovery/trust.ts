@@ -4,7 +4,7 @@
  * Most federations have never replaced a root or revoked a key. What reads such statements is loaded with the first one.
  */
 
-import { type Bytes, concat, equalBytes, fromBase64url } from "../core/bytes.js";
+import { type Bytes, concat, equalBytes, fromBase64url, fromHex } from "../core/bytes.js";
 import { pause } from "../core/clock.js";
 import { federationId, type ListTrust } from "../core/statements.js";
 import { type Fetch, get, OCTETS } from "./http.js";
@@ -36,8 +36,7 @@ export class Trust implements ListTrust {
     if (federation !== undefined && !/^[0-9a-f]{32}$/i.test(federation)) {
       throw new SyntaxError(`not a federation: ${federation}`);
     }
-    const id = federation?.match(/../g)?.map((byte) => Number.parseInt(byte, 16));
-    this.federation = id === undefined ? federationId(this.pinned) : Promise.resolve(new Uint8Array(id));
+    this.federation = federation === undefined ? federationId(this.pinned) : Promise.resolve(fromHex(federation));
   }
 
   accepts(root: Uint8Array, now: number): boolean {

@@ -7,10 +7,10 @@
 import { sha256 } from "@noble/hashes/sha2.js";
 import { ml_kem768 } from "@noble/post-quantum/ml-kem.js";
 import { type Bytes, concat, equalBytes, fromBase64url, randomBytes, toBase64url, utf8 } from "../core/bytes.js";
+import { cleanName } from "../core/clean-name.js";
 import { type Contact, isUsableRoot, newPairing, type Role } from "../core/contact.js";
 import { signerOfSeed } from "../core/ed25519.js";
 import type { Json } from "../core/messages.js";
-import { cleanName } from "../core/printable.js";
 import { generateX25519, hkdfKey, type X25519KeyPair } from "../core/x25519.js";
 import { Exchange, InvalidShareError, lvCat, transcriptOf } from "./cpace.js";
 import { CIPHERTEXT, ENCAPSULATION_KEY, type Identity, LABEL, PairingKeys, SEALED } from "./keys.js";
