@@ -171,6 +171,33 @@ test.each(pairs)(
   120_000,
 );
 
+test.each(installed)(
+  "%s comes back into a call over relays alone over relays alone, whatever the app and the contact may do by then",
+  async (name) => {
+    const [a, b] = await talk(name, name, true);
+    await until(
+      "the page has recorded the call",
+      () => a.run("recordsCall"),
+      (isRecorded) => isRecorded,
+    );
+    const [contact] = await a.run("contacts");
+    await a.run("allowDirect", contact?.id as string, true);
+    await a.reload();
+    await a.run("start", { registries: [federation.registry], roots: [federation.root], isPrivate: true });
+    expect(await a.run("rejoin", false)).toBe(true);
+    for (const tab of [a, b]) await untilState(tab, "connected");
+    const { route } = await until(
+      "the path",
+      () => a.run("callView"),
+      (view) => view.route !== undefined,
+    );
+    expect(route?.local.type).toBe("relay");
+    expect(route?.visibleAddresses).toEqual([]);
+    expect(await a.run("sentDescription")).not.toMatch(/typ (host|srflx|prflx)/);
+  },
+  120_000,
+);
+
 describe.runIf(installed.length > 0 && hasCoturn())("coturn", () => {
   test.each(["udp", "tcp"] as const)(
     "relays a call over %s",

@@ -3,6 +3,7 @@ import { type ConnectError, type IceConfiguration, SignallingClient, type Signal
 import { SystemClock, Timers } from "../core/clock.js";
 import { type Contact, type ContactId, isConfirmed } from "../core/contact.js";
 import { TypedEventTarget } from "../core/events.js";
+import type { ActiveCall } from "../core/profile.js";
 import { Discovery, type DiscoveryOptions } from "../discovery/discovery.js";
 import { Call } from "../media/call.js";
 import type { CallParts, MediaOptions } from "../media/call-events.js";
@@ -195,15 +196,18 @@ export class Client extends TypedEventTarget<ClientEvents> {
 
   /**
    * Comes back into the call that this page was in before it was loaded again, or resolves with `undefined` if there was
-   * none. The other side keeps the call for half a minute and does not ring. If this rejects, it can be tried again, also
-   * by the page that is loaded next.
+   * none. The other side keeps the call for half a minute and does not ring. A call that used relays alone does so again,
+   * whatever `options` say; another one does only if they say so. If this rejects, it can be tried again, also by the page
+   * that is loaded next.
    */
   async rejoin(options: MediaOptions = {}): Promise<Call | undefined> {
     const { clock, profile } = this.#signalling;
     const active = profile.data.activeCall;
     if (active === undefined) return undefined;
     const isRecent = Math.abs(clock.unixMs() - active.at) < REJOIN_WITHIN;
-    if (isRecent) return this.#place(active.contact, options, active.call);
+    // What the person has decided for this call lasts. An app may only restrict it further.
+    const isRelayOnly = options.isRelayOnly || active.isRelayOnly;
+    if (isRecent) return this.#place(active.contact, { ...options, isRelayOnly }, active.call);
     // Nothing is kept of a call that is over.
     this.#record(undefined);
     return undefined;
@@ -223,7 +227,8 @@ export class Client extends TypedEventTarget<ClientEvents> {
     const record = () => {
       cancel();
       if (!this.#calls.has(call)) return;
-      this.#record({ call: call.id, contact: call.contact, at: clock.unixMs() });
+      const { id, contact, isRelayOnly } = call;
+      this.#record({ call: id, contact, isRelayOnly, at: clock.unixMs() });
       cancel = timers.at(clock.now() + RECORD_CALL_EVERY, record);
     };
     // Again each time: after the other side has come back, the call has another id. Before an answer, only the offer of a
@@ -238,7 +243,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
     return call;
   }
 
-  #record(activeCall: { call: string; contact: ContactId; at: number } | undefined): void {
+  #record(activeCall: ActiveCall | undefined): void {
     // Without it, this page can only not come back into the call after a reload.
     if (this.#signalling.isRunning) this.#signalling.profile.setActiveCall(activeCall).catch(() => {});
   }

@@ -20,6 +20,8 @@ export interface ProfileData {
 export interface ActiveCall {
   readonly call: CallId;
   readonly contact: ContactId;
+  /** Whether the call uses relays alone. It still does, or does not, after a reload. */
+  readonly isRelayOnly: boolean;
   /** Milliseconds since 1970. */
   readonly at: number;
 }

@@ -122,6 +122,11 @@ export class Call extends TypedEventTarget<CallEvents> {
     return this.#connectedAt;
   }
 
+  /** Whether the call uses relays alone, so that the other side does not see this device's address. */
+  get isRelayOnly(): boolean {
+    return this.#isRelayOnly;
+  }
+
   /** How good the call is. `undefined` in its first seconds. */
   get quality(): Quality | undefined {
     return this.#quality;

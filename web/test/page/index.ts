@@ -75,6 +75,8 @@ const steps = {
   name: () => client().name,
   contacts: () => client().contacts.map(({ id, name, isConfirmed }) => ({ id, name, isConfirmed })),
 
+  allowDirect: (contact: string, isAllowed: boolean) => client().allowDirect(contact, isAllowed),
+
   async call(contact: string, isRelayOnly = false) {
     const began = performance.now();
     const call = await client().call(contact, { ...(await sources()), isRelayOnly });
@@ -129,8 +131,9 @@ const steps = {
     };
   },
 
-  async rejoin(isRelayOnly = false) {
-    const call = await client().rejoin({ ...(await sources()), isRelayOnly });
+  async rejoin(isRelayOnly?: boolean) {
+    const chosen = isRelayOnly === undefined ? {} : { isRelayOnly };
+    const call = await client().rejoin({ ...(await sources()), ...chosen });
     if (call === undefined) return false;
     follow(call);
     active = call;
