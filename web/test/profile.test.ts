@@ -1,6 +1,6 @@
 /** What a page keeps and shows: keys, a wipe, an export, links and QR codes, DNS, and the size of its offers. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Browser, installedBrowsers, launch, servePage, untilRinging } from "./support/browsers.js";
+import { type Browser, installedBrowsers, launch, servePage, until, untilRinging } from "./support/browsers.js";
 import { serveDns } from "./support/dns.js";
 import { type ProcessFederation, startProcesses } from "./support/federation.js";
 
@@ -102,6 +102,29 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await tab.run("start", { ...options(), name: "Bob" });
     expect(await tab.run("name")).toBe("Ada");
     await tab.run("close");
+  }, 60_000);
+
+  test("knows no node and no link from before a wipe, in a client that goes on", async () => {
+    const [a, b] = [await open(), await open()];
+    await Promise.all([a.run("start", options()), b.run("start", options())]);
+    const shown = await b.run("showCode", true);
+    await a.run("pair", shown.link as string);
+    await until(
+      "nodes are stored",
+      () => a.run("knownNodes"),
+      (count) => (count ?? 0) > 0,
+    );
+    await a.run("wipe");
+    expect(await a.run("databases")).toEqual([]);
+    await a.run("log");
+    await a.run("blockRequests");
+    await expect(a.run("connectAgain")).rejects.toThrow(/no node was found/);
+    const failed = (await a.run("log")).find(({ event }) => event === "searchfailed");
+    const reports = (failed?.error ?? []) as { source: string }[];
+    expect(reports.map(({ source }) => source)).toEqual(["registry"]);
+    expect(await a.run("contacts")).toEqual([]);
+    expect(await a.run("knownNodes")).toBe(0);
+    await Promise.all([a.run("close"), b.run("close")]);
   }, 60_000);
 
   test("tells known nodes that cannot be read now from those that never can be", async () => {

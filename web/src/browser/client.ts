@@ -164,6 +164,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
     // The keys go at once. Taking leave of the node may take two seconds.
     const wiped = this.#database.wipe();
     await this.close();
+    this.#discovery.forget();
     await wiped;
   }
 

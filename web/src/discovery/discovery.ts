@@ -74,12 +74,12 @@ const DIAL_FAULTS: Record<Exclude<DialFault, "aborted">, string> = {
 export class Discovery implements NodeFinder {
   readonly #options: DiscoveryOptions;
   readonly #context: DialContext;
-  readonly #cache: NodeCache;
-  readonly #trust: Trust;
-  readonly #links: Link[] = [];
-  readonly #linkFaults: string[] = [];
   readonly #manual: Candidate[];
-  #referrals: readonly string[] = [];
+  #cache!: NodeCache;
+  #trust!: Trust;
+  #links!: Link[];
+  #linkFaults!: string[];
+  #referrals!: readonly string[];
   #alternatives: Promise<readonly Endpoint[]> | undefined;
   #loaded: Promise<void> | undefined;
 
@@ -89,19 +89,32 @@ export class Discovery implements NodeFinder {
     if (webSocket === undefined) throw new TypeError("this platform has no WebSocket: pass the option webSocket");
     this.#options = options;
     this.#context = { webSocket, clock, timers };
-    this.#trust = new Trust(options.roots, options.federation);
-    this.#cache = new NodeCache(options.cache, this.#trust);
+    this.forget();
     this.#manual = (options.nodes ?? []).map(parseManualNode);
     for (const url of [...(options.registries ?? []), ...(options.dns?.providers ?? [])]) {
       if (!/^https?:/.test(url) || !URL.canParse(url)) throw new SyntaxError(`not a URL with https://: ${url}`);
     }
   }
 
+  /** Forgets all but the options: known nodes and lists, statements of roots, and what contacts and links have named. */
+  forget(): void {
+    const { roots, federation, cache } = this.#options;
+    // New ones, as a search that is just ending still writes to the old.
+    this.#trust = new Trust(roots, federation);
+    this.#cache = new NodeCache(cache, this.#trust);
+    this.#links = [];
+    this.#linkFaults = [];
+    this.#referrals = [];
+    this.#alternatives = undefined;
+    this.#loaded = undefined;
+  }
+
   /** Adds the nodes of a link. Returns the link, whose code may be for pairing. Rejects with `LinkError`. */
   async addLink(text: string): Promise<Link> {
+    const links = this.#links;
     const { parseLink } = await import("./link.js");
     const link = parseLink(text, this.#unix(), this.#options.isPrivate);
-    this.#links.push(link);
+    links.push(link);
     return link;
   }
 

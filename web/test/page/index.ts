@@ -54,6 +54,13 @@ const steps = {
     return { node: client.node, ms: performance.now() - began };
   },
 
+  connectAgain: () => client().connect(),
+
+  /** From now on no request of this page is answered. */
+  blockRequests() {
+    globalThis.fetch = () => Promise.reject(new TypeError("blocked"));
+  },
+
   async showCode(isForLink: boolean) {
     const shown = await client().showCode({ isForLink, site: "https://calls.example" });
     shownPairing = shown.paired;
@@ -309,6 +316,9 @@ const steps = {
 
   /** Imports a file into the profile of this page's client. */
   importHere: (file: string, passphrase: string) => client().importProfile(file, passphrase),
+
+  /** How many nodes the database has. */
+  knownNodes: async () => (await new Database("chappe").cache.load())?.nodes.length,
 
   /** Imports a file into a profile that this page does not use. */
   async importProfile(profile: string, file: string, passphrase: string) {
