@@ -127,6 +127,33 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await Promise.all([a.run("close"), b.run("close")]);
   }, 60_000);
 
+  test("imports no profile that another page wipes meanwhile", async () => {
+    const tab = await open();
+    await tab.run("start", { ...options(), name: "Ada", isExportable: true });
+    const file = await tab.run("exportProfile", "a passphrase");
+    await tab.run("wipe");
+    const [importing, wiping] = [await tab.sibling(), await tab.sibling()];
+    for (const one of [importing, wiping]) await one.run("make", options());
+    await importing.run("beginImport", file, "a passphrase");
+    await wiping.run("wipe");
+    expect(await importing.run("finishImport")).toMatch(/wiped/);
+    expect(await tab.run("databases")).toEqual([]);
+
+    // It waits until the other page has let go of the profile.
+    await importing.reload();
+    await wiping.run("connectAgain");
+    await importing.run("make", options());
+    await importing.run("beginImport", file, "a passphrase");
+    await wiping.run("wipe");
+    expect(await importing.run("finishImport")).toMatch(/wiped/);
+    expect(await tab.run("databases")).toEqual([]);
+
+    await importing.run("importHere", file, "a passphrase");
+    await importing.run("connectAgain");
+    expect(await importing.run("name")).toBe("Ada");
+    await importing.run("close");
+  }, 60_000);
+
   test("tells known nodes that cannot be read now from those that never can be", async () => {
     const tab = await open();
     await tab.run("start", options());

@@ -336,11 +336,19 @@ export class Client extends TypedEventTarget<ClientEvents> {
 
   /**
    * Replaces the profile by that of an exported file. Call it before {@link connect}. Rejects with `ProfileFileError`, and
-   * after two seconds with `ProfileError` while a client is connected, also one of another page.
+   * after two seconds with `ProfileError` while a client is connected, also one of another page; and if the profile is wiped
+   * meanwhile.
    */
   async importProfile(file: string, passphrase: string): Promise<void> {
-    const { importProfile } = await import("./profile-file.js");
-    await importProfile(file, passphrase, this.#database.profile);
+    const { profile } = this.#database;
+    // First of all: nothing is stored if another page wipes the profile from here on.
+    const release = await profile.acquire();
+    try {
+      const { readProfile } = await import("./profile-file.js");
+      await profile.save(await readProfile(file, passphrase));
+    } finally {
+      release();
+    }
   }
 }
 

@@ -52,17 +52,24 @@ export class Database {
   /** The nodes that the client knows. */
   readonly cache: CacheStore;
   readonly #name: string;
+  /** Rejects after a wipe, here or in another page, until a client uses the profile again. */
   #opened: Promise<IDBPDatabase> | undefined;
-  /** After a wipe nothing is written until a client uses the profile again. */
   #isWiped = false;
 
   /** `name` tells profiles of one site apart. Nothing is opened yet. */
   constructor(name: string) {
     this.#name = name;
     this.profile = {
-      acquire: () => {
+      acquire: async () => {
+        if (this.#isWiped) this.#opened = undefined;
         this.#isWiped = false;
-        return acquire(`chappe ${name}`);
+        // Before the wait for the lock: a wipe from here on ends this connection, so that nothing is stored after it.
+        const opened = this.#open();
+        await opened;
+        const release = await acquire(`chappe ${name}`);
+        if (this.#opened === opened) return release;
+        release();
+        throw new ProfileError("closed");
       },
       load: () => this.#loadProfile(),
       save: (profile) => this.#saveProfile(profile),
@@ -78,40 +85,49 @@ export class Database {
         return text && JSON.parse(text);
       },
       save: async (data) => {
-        // After a wipe, what a search has still learned is not stored.
-        const database = await this.#opened;
-        if (database === undefined) return;
-        const sealed = await encrypt(database, JSON.stringify(data));
-        if (this.#opened !== undefined) await database.put(STORE, sealed, "cache");
+        const database = await this.#open();
+        await database.put(STORE, await encrypt(database, JSON.stringify(data)), "cache");
       },
     };
   }
 
   #open(): Promise<IDBPDatabase> {
+    this.#opened ??= this.#connect();
+    return this.#opened;
+  }
+
+  #connect(): Promise<IDBPDatabase> {
     const forget = () => {
-      this.#opened = undefined;
+      if (this.#opened === opened) this.#opened = undefined;
     };
-    this.#opened ??= openDB(this.#name, 1, {
+    const opened = openDB(this.#name, 1, {
       upgrade: (database) => {
         database.createObjectStore(STORE);
       },
-      // Another tab wipes the profile. This one must not write it again, so the closed database stays in use.
-      blocking: (_current, _blocked, event) => (event.target as IDBDatabase).close(),
+      // Another page wipes the profile. This one must not write it again.
+      blocking: (_current, _blocked, event) => {
+        (event.target as IDBDatabase).close();
+        if (this.#opened === opened) this.#lose();
+      },
       // The browser closes the database.
       terminated: forget,
     });
-    this.#opened.catch(forget);
-    return this.#opened;
+    opened.catch(forget);
+    return opened;
+  }
+
+  /** Nothing is read or written from now on. */
+  #lose(): void {
+    this.#isWiped = true;
+    this.#opened = Promise.reject(new ProfileError("closed"));
+    this.#opened.catch(() => {});
   }
 
   /** Deletes the database. The browser may keep remains in its files until it tidies them up. */
   async wipe(): Promise<void> {
-    this.#isWiped = true;
-    // Another tab may have closed the one in use.
-    this.#opened = undefined;
-    const opened = this.#open();
-    this.#opened = undefined;
-    const database = await opened;
+    this.#lose();
+    // Another page may have ended the connection that was in use.
+    const database = await this.#connect();
     await database.delete(STORE, "key");
     await database.clear(STORE);
     database.close();
@@ -119,7 +135,6 @@ export class Database {
   }
 
   async #saveProfile(profile: ProfileData): Promise<void> {
-    if (this.#isWiped) return;
     const { identity } = profile;
     const { privateKey } = identity;
     const identityBytes = profile.identityBytes ?? (privateKey instanceof Uint8Array ? privateKey : undefined);

@@ -1,6 +1,6 @@
 /** Export and import of a profile as an encrypted file. Loaded when it is needed. */
 import { type Bytes, concat, fromBase64url, randomBytes, toBase64url, utf8, utf8Text } from "../core/bytes.js";
-import type { ProfileData, ProfileStore } from "../core/profile.js";
+import type { ProfileData } from "../core/profile.js";
 import { hkdfKey, x25519OfBytes } from "../core/x25519.js";
 import { bytesOf, type PlainContact, plainContact, restoreContact } from "./database.js";
 import { ProfileFileError } from "./profile-file-error.js";
@@ -34,15 +34,8 @@ export async function exportProfile(profile: ProfileData, passphrase: string): P
   return JSON.stringify({ chappeProfile: 1, sealed: toBase64url(concat(salt, iv, new Uint8Array(sealed))) });
 }
 
-/** Replaces the profile in `store` by that of an exported file. Rejects with {@link ProfileFileError}, and with `ProfileError`. */
-export async function importProfile(file: string, passphrase: string, store: ProfileStore): Promise<void> {
-  const imported = await readProfile(file, passphrase);
-  // A client that is connected would overwrite it.
-  const release = await store.acquire();
-  await store.save(imported).finally(release);
-}
-
-async function readProfile(file: string, passphrase: string): Promise<ProfileData> {
+/** The profile of an exported file. Rejects with {@link ProfileFileError}. */
+export async function readProfile(file: string, passphrase: string): Promise<ProfileData> {
   const sealed = readFile(file);
   const key = await passphraseKey(passphrase, sealed.slice(0, SALT));
   const params = { name: "AES-GCM", iv: sealed.slice(SALT, SALT + IV) };

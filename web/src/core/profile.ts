@@ -78,7 +78,7 @@ export class ProfileError extends Error {
         full: `a profile has at most ${MAX_CONTACTS} contacts`,
         "no-contact": "there is no such contact",
         "in-use": "another page or client uses this profile",
-        closed: "the client was closed",
+        closed: "the client was closed, or its profile was wiped",
       }[code],
     );
   }

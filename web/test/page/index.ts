@@ -54,6 +54,11 @@ const steps = {
     return { node: client.node, ms: performance.now() - began };
   },
 
+  /** Makes a client that is not connected. */
+  make(options: ClientOptions) {
+    current = new Client(options);
+  },
+
   connectAgain: () => client().connect(),
 
   /** From now on no request of this page is answered. */
@@ -317,6 +322,30 @@ const steps = {
   /** Imports a file into the profile of this page's client. */
   importHere: (file: string, passphrase: string) => client().importProfile(file, passphrase),
 
+  /** Begins to import a file into the profile of this page's client. Its key is derived once that is allowed. */
+  beginImport(file: string, passphrase: string) {
+    const { deriveKey } = crypto.subtle;
+    const isAllowed = new Promise<void>((resolve) => {
+      allowKey = resolve;
+    });
+    crypto.subtle.deriveKey = async (...args: unknown[]) => {
+      await isAllowed;
+      return Reflect.apply(deriveKey, crypto.subtle, args);
+    };
+    importing = client()
+      .importProfile(file, passphrase)
+      .then(
+        () => "imported",
+        (error) => `${error}`,
+      );
+  },
+
+  /** Lets the import go on. Returns what comes of it. */
+  finishImport() {
+    allowKey();
+    return importing;
+  },
+
   /** How many nodes the database has. */
   knownNodes: async () => (await new Database("chappe").cache.load())?.nodes.length,
 
@@ -455,6 +484,8 @@ const player = document.createElement("audio");
 let capture: Capture | undefined;
 let stored: Database | undefined;
 let allowMedia = () => {};
+let allowKey = () => {};
+let importing: Promise<string> | undefined;
 const unplugged = new Set<string>();
 
 /** What a call sends: the sources that were opened, or a tone. */
