@@ -82,6 +82,12 @@ impl Active {
     const fn is_answered(&self) -> bool {
         matches!(self.phase, Phase::Rejoining { .. } | Phase::Connecting { .. } | Phase::Connected { .. })
     }
+
+    /// Whether a device that comes back into the call `lost` means this one. Until media flows in a call that was itself
+    /// placed to come back, that device may have been started again before it knew that its offer had arrived.
+    fn is_named(&self, lost: CallId) -> bool {
+        self.call == lost || (self.rejoins == Some(lost) && !matches!(self.phase, Phase::Connected { .. }))
+    }
 }
 
 /// The state of the active call.
@@ -365,11 +371,12 @@ impl Calls {
             Active { call, contact, phase: Phase::Rejoining { until: now + RECONNECT }, rejoins: Some(old) };
         match self.active {
             Some(active) if active.call == call => self.offered(call, contact, now),
-            Some(active) if active.contact == contact && active.call == old && active.is_answered() => {
+            Some(active) if active.contact == contact && active.is_answered() && active.is_named(old) => {
                 if !self.may_rejoin(now) {
                     return vec![Output::SendGone(call)];
                 }
                 self.active = Some(rejoining);
+                let old = active.call;
                 vec![Output::End(old, EndReason::Rejoined), Output::Rejoin { call, old }]
             }
             // Both call each other. If both have lost the same call, the winner does not ring.

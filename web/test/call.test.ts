@@ -211,7 +211,27 @@ describe("a device that comes back", () => {
     expect(outputs).toEqual(isAnswered ? [end("rejoined"), { type: "rejoin", call: HIGHER }] : gone);
     expect(calls.state).toBe(isAnswered ? "rejoining" : state);
     expect(at(state).handle(HIGHER, rejoin(CALL, BOB), NOW)).toEqual(gone);
-    if (state !== "outgoing") expect(at(state).handle(HIGHER, rejoin(LOST), NOW)).toEqual(gone);
+    if (state === "outgoing" || state === "rejoining") return;
+    expect(at(state).handle(HIGHER, rejoin(LOST), NOW)).toEqual(gone);
+  });
+
+  test("and is loaded again before it knows that it was heard: until media flows, it may name the call of before", () => {
+    const replaced = [end("rejoined"), { type: "rejoin", call: HIGHER }];
+    const inputs = [{ type: "accept" }, { type: "media_up" }, { type: "media_down" }] as const;
+    for (const [count, expected] of [replaced, replaced, gone, gone].entries()) {
+      const calls = at("rejoining");
+      for (const input of inputs.slice(0, count)) calls.handle(CALL, input, NOW);
+      expect(calls.handle(HIGHER, rejoin(LOST, BOB), NOW)).toEqual(gone);
+      expect(calls.handle(HIGHER, rejoin(LOST), NOW)).toEqual(expected);
+    }
+    // Again and again, and also by the side that was called.
+    const calls = at("rejoining");
+    expect(calls.handle(HIGHER, rejoin(LOST), NOW)).toEqual(replaced);
+    expect(calls.handle(LOWER, rejoin(LOST), NOW)).toEqual([end("rejoined", HIGHER), { type: "rejoin", call: LOWER }]);
+    const own = new Calls();
+    own.handle(CALL, { type: "place", contact: ADA, rejoins: LOST }, NOW);
+    own.handle(CALL, { type: "answered" }, NOW);
+    expect(own.handle(HIGHER, rejoin(LOST), NOW)).toEqual(replaced);
   });
 
   test("meets the other side's device that comes back, too: the lower id wins without ringing", () => {

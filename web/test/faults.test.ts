@@ -233,6 +233,24 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     await Promise.all([a.run("close"), b.run("close")]);
   }, 150_000);
 
+  test("of which one is loaded again, and again before it has noted that it was heard: it comes back", async () => {
+    const { a, b } = await talking();
+    await loadAgain(a);
+    await a.run("ignoreWrites");
+    await a.run("holdMedia", true);
+    expect(await a.run("rejoin")).toBe(true);
+    await untilState(b, "connecting");
+    await a.reload();
+    await a.run("start", options());
+    expect(await a.run("rejoin")).toBe(true);
+    for (const tab of [a, b]) await untilState(tab, "connected");
+    expect(await b.run("ringing")).toBe(0);
+    for (const tab of [a, b]) await untilHeard(tab);
+    await a.run("hangUp");
+    await untilState(b, "ended");
+    await Promise.all([a.run("close"), b.run("close")]);
+  }, 150_000);
+
   test.each(["caller", "callee"])(
     "of which the %s's is loaded again after the answer, before media flows: it comes back into the call",
     async (whose) => {

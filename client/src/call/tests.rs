@@ -250,10 +250,32 @@ fn a_call_that_was_answered_is_replaced_without_ringing_and_any_other_is_gone() 
         assert_eq!(calls.state(), if is_replaced { State::Rejoining } else { state });
         // Another contact's, and another call.
         assert_eq!(at(state, now).handle(HIGHER, rejoin(BOB, CALL), now), Ok(gone()), "{state:?}");
-        if state != State::Outgoing {
+        if !matches!(state, State::Outgoing | State::Rejoining) {
             assert_eq!(at(state, now).handle(HIGHER, rejoin(ADA, LOST), now), Ok(gone()), "{state:?}");
         }
     }
+}
+
+#[test]
+fn until_media_flows_in_a_call_that_replaced_another_one_that_one_may_be_named_too() {
+    let now = Instant::now();
+    let replaced = || vec![Output::End(CALL, EndReason::Rejoined), Output::Rejoin { call: HIGHER, old: CALL }];
+    let gone = || vec![Output::SendGone(HIGHER)];
+    let rejoin = |contact| Input::OfferedToRejoin { contact, old: LOST };
+    let inputs = [Input::Accept, Input::MediaUp, Input::MediaDown];
+    for (count, outputs) in [replaced(), replaced(), gone(), gone()].into_iter().enumerate() {
+        let mut calls = at(State::Rejoining, now);
+        for input in &inputs[..count] {
+            calls.handle(CALL, *input, now).expect("it is answered");
+        }
+        assert_eq!(calls.handle(HIGHER, rejoin(BOB), now), Ok(gone()), "{count}");
+        assert_eq!(calls.handle(HIGHER, rejoin(ADA), now), Ok(outputs), "{count}");
+    }
+    // Also by the side that was called.
+    let mut calls = Calls::default();
+    calls.handle(CALL, Input::Rejoin { contact: ADA, old: LOST }, now).expect("idle");
+    calls.handle(CALL, Input::Answered, now).expect("it is outgoing");
+    assert_eq!(calls.handle(HIGHER, rejoin(ADA), now), Ok(replaced()));
 }
 
 #[test]

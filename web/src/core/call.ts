@@ -101,6 +101,7 @@ type Phase =
 interface Active {
   readonly call: CallId;
   readonly contact: ContactId;
+  /** The call that this one replaces. */
   readonly rejoins: CallId | undefined;
   phase: Phase;
 }
@@ -245,25 +246,25 @@ export class Calls {
       // Glare. The other side compares the same two ids and ends its own call. If both have lost the same call, the
       // winner does not ring.
       if (active.call < call) return [];
-      const isRejoin = rejoins !== undefined && rejoins === active.rejoins;
-      return [{ type: "end", call: active.call, reason: "glare" }, this.#begin(call, contact, isRejoin, now)];
+      const lost = rejoins === active.rejoins ? rejoins : undefined;
+      return [{ type: "end", call: active.call, reason: "glare" }, this.#begin(call, contact, lost, now)];
     }
     if (rejoins !== undefined) {
-      const isReplaceable = active?.call === rejoins && active.contact === contact && isPastRinging(active.phase);
+      const isReplaceable = active?.contact === contact && isPastRinging(active.phase) && isNamed(active, rejoins);
       if (!isReplaceable || !this.#mayRejoin(now)) return [{ type: "send_hangup", call }];
-      return [{ type: "end", call: rejoins, reason: "rejoined" }, this.#begin(call, contact, true, now)];
+      return [{ type: "end", call: active.call, reason: "rejoined" }, this.#begin(call, contact, rejoins, now)];
     }
     if (active !== undefined) return [{ type: "send_busy", call }];
     if (!this.#rings.tryRing(contact, now)) return [{ type: "send_too_often", call }];
-    return [this.#begin(call, contact, false, now)];
+    return [this.#begin(call, contact, undefined, now)];
   }
 
-  #begin(call: CallId, contact: ContactId, isRejoin: boolean, now: number): CallOutput {
-    const phase: Phase = isRejoin
+  #begin(call: CallId, contact: ContactId, rejoins: CallId | undefined, now: number): CallOutput {
+    const phase: Phase = rejoins
       ? { name: "rejoining", until: now + RECONNECT }
       : { name: "incoming", until: now + RINGING };
-    this.#active = { call, contact, rejoins: undefined, phase };
-    return { type: isRejoin ? "rejoin" : "ring", call };
+    this.#active = { call, contact, rejoins, phase };
+    return { type: rejoins ? "rejoin" : "ring", call };
   }
 
   /** Whether the other side may replace a call now. Records it if so. */
@@ -281,6 +282,14 @@ export class Calls {
     if (active.phase.name === "incoming") this.#rings.unanswered(active.contact, now);
     return [...first, { type: "end", call: active.call, reason }];
   }
+}
+
+/**
+ * Whether a device that comes back into `lost` means the active call. Until media flows in a call that was itself placed to
+ * come back, that device may have been loaded again before it knew that its offer had arrived.
+ */
+function isNamed({ call, rejoins, phase }: Active, lost: CallId): boolean {
+  return call === lost || (rejoins === lost && phase.name !== "connected");
 }
 
 function isPastRinging({ name }: Phase): boolean {

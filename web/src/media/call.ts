@@ -183,6 +183,8 @@ export class Call extends TypedEventTarget<CallEvents> {
       await peer.setLocalDescription();
       signalling.accept(localSdp(peer));
     } catch (error) {
+      // A newer call has closed this one's connection.
+      if (this.#signalling !== signalling) return;
       this.#release(peer);
       signalling.hangUp();
       throw error;

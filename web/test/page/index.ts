@@ -369,6 +369,13 @@ const steps = {
     return read;
   },
 
+  /** From now on, this page stores nothing. */
+  ignoreWrites() {
+    IDBObjectStore.prototype.put = function (this: IDBObjectStore) {
+      return this.count() as IDBRequest<IDBValidKey>;
+    };
+  },
+
   /** Deletes the key that encrypts what is stored. */
   async loseStorageKey() {
     const database = await openDB("chappe");
