@@ -92,6 +92,34 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await Promise.all([other.run("close"), b.run("close")]);
   }, 60_000);
 
+  test.each([true, false])(
+    "says whether a profile can be exported by its own keys, where there was no X25519: %s",
+    async (isExportable) => {
+      const tab = await open();
+      await tab.run("lackX25519");
+      await tab.run("start", { ...options(), name: "Ada", isExportable });
+      expect(await tab.run("keyProtection")).toBe("script-readable");
+      const expectExport = async () => {
+        const file = tab.run("exportProfile", "a passphrase");
+        if (isExportable) expect(await file).toContain("chappeProfile");
+        else await expect(file).rejects.toThrow(/cannot leave this browser/);
+      };
+      await expectExport();
+      for (const lacks of [true, false]) {
+        await tab.reload();
+        if (lacks) await tab.run("lackX25519");
+        await tab.run("start", options());
+        await expectExport();
+        await tab.run("setName", "Ada L");
+      }
+      // Where there is X25519 now, a profile that cannot be exported has a key that no script can read.
+      const keys = await tab.run("readableKeys", "chappe");
+      expect(keys.readable).toBe(0);
+      expect(keys.count).toBe(isExportable ? 1 : 2);
+      await tab.run("close");
+    },
+  );
+
   test("imports a profile into a client that was wiped", async () => {
     const tab = await open();
     await tab.run("start", { ...options(), name: "Ada", isExportable: true });

@@ -9,7 +9,7 @@ import { deleteDB, type IDBPDatabase, openDB } from "idb";
 import { type Bytes, concat, fromBase64url, randomBytes, toBase64url, utf8, utf8Text } from "../core/bytes.js";
 import type { Contact, Pairing } from "../core/contact.js";
 import { type ProfileData, ProfileError, type ProfileStore } from "../core/profile.js";
-import { keyProtection, type X25519KeyPair, x25519OfBytes } from "../core/x25519.js";
+import { type X25519KeyPair, x25519OfBytes } from "../core/x25519.js";
 import type { CacheStore } from "../discovery/cache.js";
 
 const STORE = "chappe";
@@ -27,7 +27,10 @@ interface StoredProfile {
 
 interface PlainProfile {
   readonly name: string;
+  /** The secret of the identity in a profile that its owner can export. */
   readonly identityBytes: string | undefined;
+  /** The same in one that cannot be exported, where WebCrypto had no X25519 when it was stored. */
+  readonly wrappedIdentity?: string | undefined;
   readonly contacts: readonly PlainContact[];
   readonly activeCall: ProfileData["activeCall"];
 }
@@ -135,19 +138,20 @@ export class Database {
   }
 
   async #saveProfile(profile: ProfileData): Promise<void> {
-    const { identity } = profile;
+    const { identity, identityBytes } = profile;
     const { privateKey } = identity;
-    const identityBytes = profile.identityBytes ?? (privateKey instanceof Uint8Array ? privateKey : undefined);
+    const wrapped = identityBytes === undefined && privateKey instanceof Uint8Array ? privateKey : undefined;
     const plain: PlainProfile = {
       name: profile.name,
       identityBytes: identityBytes && toBase64url(identityBytes),
+      wrappedIdentity: wrapped && toBase64url(wrapped),
       contacts: profile.contacts.map(plainContact),
       activeCall: profile.activeCall,
     };
     const database = await this.#open();
     const stored: StoredProfile = {
       sealed: await encrypt(database, JSON.stringify(plain)),
-      identity: identityBytes === undefined ? identity : undefined,
+      identity: identityBytes || wrapped ? undefined : identity,
       secrets: profile.contacts.flatMap((contact) => contact.pairings.map((pairing) => pairing.secret)),
     };
     await database.put(STORE, stored, "profile");
@@ -159,14 +163,14 @@ export class Database {
     if (stored === undefined) return undefined;
     const plain = JSON.parse(await decrypt(await storageKey(database), stored.sealed)) as PlainProfile;
     const identityBytes = fromBase64url(plain.identityBytes, 32);
-    const identity = identityBytes === undefined ? stored.identity : await x25519OfBytes(identityBytes);
+    const bytes = identityBytes ?? fromBase64url(plain.wrappedIdentity, 32);
+    const identity = bytes === undefined ? stored.identity : await x25519OfBytes(bytes);
     if (identity === undefined) throw new Error("the stored profile is damaged");
     const contacts = plain.contacts.map((contact) => restoreContact(contact, stored.secrets));
-    const isExportable = identityBytes !== undefined && (await keyProtection()) === "non-extractable";
     return {
       name: plain.name,
       identity,
-      identityBytes: isExportable ? identityBytes : undefined,
+      identityBytes,
       contacts,
       activeCall: plain.activeCall,
     };

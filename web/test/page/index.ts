@@ -54,6 +54,17 @@ const steps = {
     return { node: client.node, ms: performance.now() - began };
   },
 
+  /** Makes this browser one whose WebCrypto has no X25519. Before anything else is done. */
+  lackX25519() {
+    const { generateKey } = crypto.subtle;
+    crypto.subtle.generateKey = (...args: unknown[]) =>
+      args[0] === "X25519"
+        ? Promise.reject(new DOMException("", "NotSupportedError"))
+        : Reflect.apply(generateKey, crypto.subtle, args);
+  },
+
+  setName: (name: string) => client().setName(name),
+
   /** Makes a client that is not connected. */
   make(options: ClientOptions) {
     current = new Client(options);
