@@ -123,6 +123,23 @@ const refusing: Behaviour = (message, peer) => {
 };
 
 describe("a client", () => {
+  test("tells a node that refuses its servers for media from one that is gone", async () => {
+    const answering = (answer: Behaviour): Behaviour => {
+      return (message, peer, node) =>
+        message.type === "get_ice_servers" ? answer(message, peer, node) : attached(message, peer, node);
+    };
+    const refuses = answering((message, peer) => reply(message, peer, { type: "error", code: "rate_limited" }));
+    const vanishes = answering((_, peer) => peer.terminate());
+    for (const [behave, code] of [
+      [refuses, "refused"],
+      [vanishes, "closed"],
+    ] as const) {
+      const client = clientOf({ nodes: [(await startNode(behave)).address] }, await contactStore());
+      await client.connect();
+      await expect(client.iceServers()).rejects.toMatchObject({ name: "ConnectError", code });
+    }
+  });
+
   test("leaves a node that attaches none of its inboxes for another one", async () => {
     const [bad, good] = [await startNode(refusing), await startNode(attached)];
     for (let round = 0; round < 3; round++) {

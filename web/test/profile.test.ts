@@ -57,6 +57,12 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await b.run("close");
   }, 60_000);
 
+  test("does not take a browser that gives no lock for another page", async () => {
+    const tab = await open();
+    await tab.run("refuseLocks");
+    await expect(tab.run("start", options())).rejects.toThrow(/does not lock the profile/);
+  });
+
   test("is wiped by another page of it, and not written again by the first", async () => {
     const a = await open();
     await a.run("start", options());

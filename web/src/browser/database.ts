@@ -181,13 +181,15 @@ export class Database {
 const ACQUIRE_TIMEOUT = 2_000;
 
 /** Takes the lock of a profile, which the browser releases when the page goes away. */
-function acquire(lock: string): Promise<() => void> {
-  return new Promise((resolve, reject) => {
-    const signal = AbortSignal.timeout(ACQUIRE_TIMEOUT);
-    navigator.locks
-      .request(lock, { signal }, () => new Promise<void>(resolve))
-      .catch(() => reject(new ProfileError("in-use")));
-  });
+async function acquire(lock: string): Promise<() => void> {
+  const signal = AbortSignal.timeout(ACQUIRE_TIMEOUT);
+  try {
+    return await new Promise((resolve, reject) => {
+      navigator.locks.request(lock, { signal }, () => new Promise<void>(resolve)).catch(reject);
+    });
+  } catch (cause) {
+    throw new ProfileError(signal.aborted ? "in-use" : "no-lock", { cause });
+  }
 }
 
 /** The key that encrypts what is stored. Made once; no script can read it. */

@@ -49,14 +49,18 @@ export interface IceConfiguration {
 export class ConnectError extends Error {
   override readonly name = "ConnectError";
   constructor(
-    /** `no-node`: see `cause`, a {@link DiscoverError}. `not-attached`: usually the clock is wrong. */
-    readonly code: "no-node" | "not-attached" | "closed",
+    /**
+     * `no-node`: see `cause`, a {@link DiscoverError}. `not-attached`: usually the clock is wrong. `refused`: the node is
+     * there, and has not done what it was asked for.
+     */
+    readonly code: "no-node" | "not-attached" | "refused" | "closed",
     options?: ErrorOptions,
   ) {
     super(
       {
         "no-node": "no node was found",
         "not-attached": "no node attached this profile's inboxes; is the clock right?",
+        refused: "the node refuses, or does not answer",
         closed: "the client is not connected, or was closed",
       }[code],
       options,
@@ -264,16 +268,17 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   /**
    * Requests the node's STUN and TURN servers, with credentials for `ttl` seconds. Waits up to five seconds. Servers in
    * private networks are left out, unless that is where the node is. A node gives them only to a client that is attached,
-   * so the inboxes of `contact`, who is about to be called, are attached first. Rejects with {@link ConnectError} if the node
-   * does not answer or refuses: it may have relays all the same.
+   * so the inboxes of `contact`, who is about to be called, are attached first. Rejects with {@link ConnectError}: `refused` if
+   * the node refuses or does not answer in time, which may have relays all the same; `closed` without a session.
    */
   async iceServers(contact?: ContactId): Promise<IceConfiguration> {
     const { attaching } = this.#use();
     const isAttached = (attaching.ready?.leases.attachedCount ?? 0) > 0;
     if (contact !== undefined && !isAttached) await attaching.attachNow(contact);
     const session = attaching.ready;
-    const outcome = await session?.request({ type: "get_ice_servers" });
-    if (session === undefined || !outcome?.ok) throw new ConnectError("closed");
+    if (session === undefined) throw new ConnectError("closed");
+    const outcome = await session.request({ type: "get_ice_servers" });
+    if (!outcome.ok) throw new ConnectError(outcome.isClosed ? "closed" : "refused");
     const mayBePrivate = this.#options.isPrivate ?? false;
     const iceServers = readIceServers(outcome.reply.iceServers, session.connection.url, mayBePrivate);
     return { iceServers, ttl: typeof outcome.reply.ttl === "number" ? outcome.reply.ttl : 0 };

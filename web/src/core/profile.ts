@@ -30,7 +30,8 @@ export interface ActiveCall {
 export interface ProfileStore {
   /**
    * Reserves the profile for this client, and returns how to release it. Two clients of one profile would overwrite each
-   * other's contacts, and take each other's inboxes. Rejects with {@link ProfileError} `in-use`.
+   * other's contacts, and take each other's inboxes. Rejects with {@link ProfileError} `in-use`, with
+   * `no-lock` if that cannot be found out, and with `closed` if the profile is wiped meanwhile.
    */
   acquire(): Promise<() => void>;
   /** The stored profile, or `undefined` before the first {@link save}. */
@@ -72,14 +73,19 @@ export class MemoryProfileStore implements ProfileStore {
 /** The profile cannot be used or changed so. Nothing was changed. */
 export class ProfileError extends Error {
   override readonly name = "ProfileError";
-  constructor(readonly code: "full" | "no-contact" | "in-use" | "closed") {
+  constructor(
+    readonly code: "full" | "no-contact" | "in-use" | "no-lock" | "closed",
+    options?: ErrorOptions,
+  ) {
     super(
       {
         full: `a profile has at most ${MAX_CONTACTS} contacts`,
         "no-contact": "there is no such contact",
         "in-use": "another page or client uses this profile",
+        "no-lock": "the browser does not lock the profile for this page",
         closed: "the client was closed, or its profile was wiped",
       }[code],
+      options,
     );
   }
 }

@@ -63,6 +63,11 @@ const steps = {
         : Reflect.apply(generateKey, crypto.subtle, args);
   },
 
+  /** From now on, the browser gives this page no lock. */
+  refuseLocks() {
+    LockManager.prototype.request = () => Promise.reject(new DOMException("refused", "SecurityError"));
+  },
+
   setName: (name: string) => client().setName(name),
 
   /** Makes a client that is not connected. */

@@ -120,6 +120,30 @@ describe.skipIf(!isInstalled)("in a call", () => {
   }, 120_000);
 });
 
+/** Makes the node refuse to name its relays: it knows no such request. */
+function spoilRequestsOfRelays(): void {
+  const { send } = WebSocket.prototype;
+  WebSocket.prototype.send = function (data) {
+    return send.call(this, typeof data === "string" ? data.replace('"get_ice_servers"', '"get_no_servers"') : data);
+  };
+}
+
+test.skipIf(!isInstalled)(
+  "a call for which the node gives no relay is no call that could not connect",
+  async () => {
+    const [ada, bob] = await site.openTwo();
+    await ada.page.evaluate(spoilRequestsOfRelays);
+    await bob.enter(await ada.showCode());
+    await ada.click("wordsSame");
+    await ada.call("Bob");
+    await ada.sees("end_refused");
+    await ada.seesText("endHelp_refused");
+    expect(ada.errors).toEqual([]);
+    await Promise.all([ada.context.close(), bob.context.close()]);
+  },
+  120_000,
+);
+
 describe.skipIf(!isInstalled)("the diagnosis names", () => {
   /** The lines of the diagnosis that do not say that something works, with their help. */
   async function faults(visitor: Visitor): Promise<Record<string, string>> {

@@ -85,6 +85,27 @@ test.skipIf(!isInstalled)(
   120_000,
 );
 
+/** Makes the browser give the page no lock. */
+function refuseLocks(): void {
+  LockManager.prototype.request = () => Promise.reject(new DOMException("", "SecurityError"));
+}
+
+test.skipIf(!isInstalled)(
+  "a page that the browser gives no lock says that it cannot store, and not that another tab is open",
+  async () => {
+    const ada = await site.open("Ada");
+    await ada.page.addInitScript(refuseLocks);
+    await ada.page.reload();
+    await ada.page.getByLabel(ada.text("welcomeName"), { exact: true }).fill("Ada");
+    await ada.click("welcomeStart");
+    await ada.seesText("statusUnusable");
+    await ada.seesText("statusUnusableHelp");
+    expect(ada.errors).toEqual([]);
+    await ada.context.close();
+  },
+  120_000,
+);
+
 test.skipIf(!isInstalled)(
   "a link pairs at the first start, without any other setting",
   async () => {

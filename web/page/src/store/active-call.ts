@@ -5,7 +5,7 @@ import { batch, type Signal, signal } from "@preact/signals-core";
 export type Stage = "incoming" | "calling" | "ringing" | "connecting" | "connected" | "reconnecting" | "ended";
 
 /** Why a call did not come about, apart from what the other side and the network did. */
-export type CallFault = "no-relay" | "not-of-the-profile" | "busy-here" | "not-connected" | "failed";
+export type CallFault = "no-relay" | "not-of-the-profile" | "busy-here" | "not-connected" | "refused" | "failed";
 
 /** The last steps that are kept: a call has about twenty, and a contact can cause more. */
 const MAX_STEPS = 100;

@@ -251,6 +251,6 @@ export class Desk {
 function faultOf(error: unknown): CallFault {
   if (error instanceof MediaError) return error.code;
   if (error instanceof CallStateError && error.code === "busy") return "busy-here";
-  if (error instanceof ConnectError) return "not-connected";
+  if (error instanceof ConnectError) return error.code === "refused" ? "refused" : "not-connected";
   return "failed";
 }

@@ -2,7 +2,7 @@
 import type { Client, Confirmation, InboxRejection, SourceReport } from "@chappe/client";
 import { batch, type Signal, signal } from "@preact/signals-core";
 
-export type NetworkStatus = "connecting" | "connected" | "failed" | "in-use";
+export type NetworkStatus = "connecting" | "connected" | "failed" | "in-use" | "unusable";
 
 /** The node in use. */
 export interface OwnNode {
@@ -12,6 +12,7 @@ export interface OwnNode {
 }
 
 export class Network {
+  /** `unusable`: the browser does not let this page lock or store its profile. */
   readonly status: Signal<NetworkStatus> = signal("connecting");
   readonly node: Signal<OwnNode | undefined> = signal(undefined);
   /** What each source and each dial has come to. */

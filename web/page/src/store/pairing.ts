@@ -101,6 +101,6 @@ function faultOf(error: unknown): PairFault {
   if (error instanceof PairError) return error.code;
   if (error instanceof LinkError) return error.fault;
   if (error instanceof ProfileError && error.code === "full") return "full";
-  if (error instanceof ConnectError) return "not-connected";
+  if (error instanceof ConnectError || error instanceof ProfileError) return "not-connected";
   throw error;
 }

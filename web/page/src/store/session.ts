@@ -52,8 +52,11 @@ export class Session {
     try {
       await this.client.connect();
     } catch (error) {
-      if (error instanceof ProfileError && error.code === "in-use") this.network.status.value = "in-use";
-      else if (!(error instanceof ConnectError)) throw error;
+      // The client searches on by itself, or this tab is no longer one of the profile.
+      if (error instanceof ConnectError || (error instanceof ProfileError && error.code === "closed")) return;
+      const isInUse = error instanceof ProfileError && error.code === "in-use";
+      this.network.status.value = isInUse ? "in-use" : "unusable";
+      if (!(error instanceof ProfileError)) throw error;
     } finally {
       this.book.contacts.value = this.client.contacts;
     }

@@ -18,6 +18,9 @@ export const de: Texts = {
   statusInUse: "In anderem Tab offen",
   statusInUseHelp:
     "Dieses Profil ist in einem anderen Tab oder Fenster offen. Schließe es dort und lade diese Seite neu.",
+  statusUnusable: "Kein Speicher",
+  statusUnusableHelp:
+    "Der Browser lässt diese Seite ihr Profil nicht speichern. Vielleicht ist das Fenster privat, oder Daten von Websites sind gesperrt.",
   statusFailedHelp: "Kein Knoten ist erreichbar.",
   statusRetry: "Nächster Versuch in {seconds} s.",
   statusWhy: "Warum?",
@@ -192,12 +195,15 @@ export const de: Texts = {
   end_shutdown: "Anruf beendet",
   end_missed: "Verpasster Anruf",
   end_no_relay: "Dein Knoten bietet kein Relais",
+  end_refused: "Dein Knoten gab kein Relais",
   end_not_of_the_profile: "Die andere Seite nutzt eine andere Art von Anruf",
   end_busy_here: "Ein anderer Anruf läuft",
   end_failed: "Der Anruf ist gescheitert",
   endHelp_offline: "Keines ihrer Geräte ist verbunden.",
   endHelp_too_often: "Das andere Gerät klingelt nicht so bald noch einmal. Versuche es später wieder.",
   endHelp_not_connected: "Das Netz hält vielleicht Ton und Bild auf. «Warum geht es nicht» sagt mehr.",
+  endHelp_refused:
+    "Er antwortete nicht oder lehnte ab: Vielleicht hat er zu viel zu tun. Versuche es gleich noch einmal.",
   endAllowDirect: "Erlauben und anrufen",
 
   qualityGood: "Gute Verbindung",

@@ -27,6 +27,8 @@ export function endHelp(active: ActiveCall, name: string): string | undefined {
       return t("callNeedsDirect", { name });
     case "not-connected":
       return t("endHelp_not_connected");
+    case "refused":
+      return t("endHelp_refused");
     default:
       return undefined;
   }

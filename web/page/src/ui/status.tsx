@@ -9,6 +9,7 @@ const TEXTS = {
   connected: "statusConnected",
   failed: "statusFailed",
   "in-use": "statusInUse",
+  unusable: "statusUnusable",
 } as const satisfies Record<NetworkStatus, string>;
 
 export function StatusLine() {
@@ -38,6 +39,7 @@ export function StatusHelp() {
   const retryAt = network.retryAt.value;
   const now = useNow(retryAt !== undefined);
   if (status === "in-use") return <p class="banner">{t("statusInUseHelp")}</p>;
+  if (status === "unusable") return <p class="banner">{t("statusUnusableHelp")}</p>;
   if (status !== "failed") return null;
   const seconds = retryAt === undefined ? 0 : Math.max(0, Math.ceil((retryAt - now) / 1_000));
   return (
