@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { hasChromium } from "../examples/chromium.js";
 import { startFederation } from "../support/federation.js";
 import { Site } from "./site.js";
-import { pair, type Visitor } from "./visitor.js";
+import { pair, Visitor } from "./visitor.js";
 
 const isInstalled = hasChromium();
 let site: Site;
@@ -161,4 +161,35 @@ test.skipIf(!isInstalled)(
     await Promise.all([other.context.close(), bob.context.close()]);
   },
   150_000,
+);
+
+test.skipIf(!isInstalled)(
+  "an import beside another tab of the profile says what to do, and works once that tab is closed",
+  async () => {
+    const ada = await site.open("Ada");
+    const second = await Visitor.openIn(ada.context, "Ada", site.federationUrl);
+    await ada.page.getByText(ada.text("welcomeMore"), { exact: true }).click();
+    await ada.page.getByRole("switch", { name: ada.text("welcomeExportable") }).click();
+    await ada.start();
+    await ada.click("settingsTitle");
+    await ada.page.getByLabel(ada.text("settingsExportPassphrase")).fill("a long passphrase");
+    const [download] = await Promise.all([ada.page.waitForEvent("download"), ada.click("settingsExport")]);
+    const buffer = readFileSync(await download.path());
+
+    const { page } = second;
+    await page.getByLabel(second.text("welcomeName"), { exact: true }).fill("Ada");
+    await page.getByText(second.text("welcomeMore"), { exact: true }).click();
+    await page
+      .getByLabel(second.text("welcomeFile"))
+      .setInputFiles({ name: "profile.txt", mimeType: "text/plain", buffer });
+    await page.getByLabel(second.text("welcomePassphrase")).fill("a long passphrase");
+    await second.click("welcomeStart");
+    await second.seesText("settingsExportFault_in_use");
+    await ada.page.close();
+    await second.click("welcomeStart");
+    await second.seesText("statusConnected");
+    expect(second.errors).toEqual([]);
+    await ada.context.close();
+  },
+  120_000,
 );

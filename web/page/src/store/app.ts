@@ -1,5 +1,5 @@
 /** The page: its settings and the profile in use. Knows no framework, so that it can be tested without one. */
-import { Client, ProfileFileError } from "@chappe/client";
+import { Client } from "@chappe/client";
 import { type Signal, signal } from "@preact/signals-core";
 import { deleteDB } from "idb";
 import { type Federation, type Fragment, faultOf, isSameFederation, NO_FEDERATION, namesNodes } from "./federation.js";
@@ -74,7 +74,7 @@ export class App {
     if (link !== undefined) this.session.value?.openLink(link);
   }
 
-  /** Uses the profile of an exported file. Rejects with `ProfileFileError`. */
+  /** Uses the profile of an exported file. Rejects with `ProfileFileError`, and with `ProfileError` beside another tab. */
   async importProfile(file: string, passphrase: string, start: FirstStart): Promise<void> {
     await new Client({ profile: databaseOf(this.#profile) }).importProfile(file, passphrase);
     await this.firstStart(start);
@@ -156,4 +156,4 @@ export class App {
   }
 }
 
-export { NO_FEDERATION, ProfileFileError };
+export { NO_FEDERATION };

@@ -258,6 +258,8 @@ export const ar: Texts = {
   settingsExportFault_not_exportable: "مفاتيح هذا الملف الشخصي لا تستطيع مغادرة هذا المتصفح.",
   settingsExportFault_not_a_profile: "هذا الملف ليس ملفاً شخصياً مُصدَّراً.",
   settingsExportFault_wrong_passphrase: "عبارة المرور ليست لهذا الملف، أو الملف تالف.",
+  settingsExportFault_in_use: "هذا الملف الشخصي مفتوح في تبويب أو نافذة أخرى. أغلقه هناك ثم حاول مجدداً.",
+  settingsExportFault_no_lock: "لا يسمح المتصفح لهذه الصفحة بحفظ ملف شخصي.",
   settingsExportFault_unreadable: "لا يمكن قراءة الملف. اختره مرة أخرى.",
   settingsWipe: "حذف كل شيء",
   settingsWipeHelp: "تُحذف المفاتيح وجهات الاتصال والإعدادات من هذا المتصفح. وعلى جهات اتصالك أن تقترن بك من جديد.",

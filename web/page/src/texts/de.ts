@@ -267,6 +267,9 @@ export const de: Texts = {
   settingsExportFault_not_exportable: "Dieses Profil hat Schlüssel, die diesen Browser nicht verlassen können.",
   settingsExportFault_not_a_profile: "Diese Datei ist kein exportiertes Profil.",
   settingsExportFault_wrong_passphrase: "Die Passphrase gehört nicht zur Datei, oder die Datei ist beschädigt.",
+  settingsExportFault_in_use:
+    "Dieses Profil ist in einem anderen Tab oder Fenster offen. Schließe es dort und versuche es noch einmal.",
+  settingsExportFault_no_lock: "Der Browser lässt diese Seite kein Profil speichern.",
   settingsExportFault_unreadable: "Die Datei lässt sich nicht lesen. Wähle sie noch einmal aus.",
   settingsWipe: "Alles löschen",
   settingsWipeHelp:

@@ -259,6 +259,8 @@ export const en = {
   settingsExportFault_not_exportable: "This profile was made with keys that cannot leave this browser.",
   settingsExportFault_not_a_profile: "This file is not an exported profile.",
   settingsExportFault_wrong_passphrase: "The passphrase is not that of the file, or the file is damaged.",
+  settingsExportFault_in_use: "This profile is open in another tab or window. Close it there, then try again.",
+  settingsExportFault_no_lock: "The browser does not let this page store a profile.",
   settingsExportFault_unreadable: "The file could not be read.",
   settingsWipe: "Delete everything",
   settingsWipeHelp:

@@ -1,12 +1,23 @@
 /** The first start: a name, and where to connect. */
+import { ProfileError, ProfileFileError } from "@chappe/client";
 import { useState } from "preact/hooks";
-import { type FirstStart, NO_FEDERATION, ProfileFileError } from "../store/app.js";
+import { type FirstStart, NO_FEDERATION } from "../store/app.js";
 import { type Federation, type FederationFault, faultOf, namesNodes } from "../store/federation.js";
 import { keyOf, t } from "../texts/texts.js";
 import { useApp } from "./context.js";
 import { Button, Field, MAX_NAME, Switch, Title } from "./controls.js";
 import { FederationFields, federationOf, textsOf } from "./federation-form.js";
 import { Logo } from "./icon.js";
+
+type ImportFault = ProfileFileError["code"] | "in-use" | "no-lock" | "unreadable";
+
+/** Why a file was not imported. Throws what is a fault of the page. */
+function importFaultOf(error: unknown): ImportFault | undefined {
+  if (error instanceof ProfileFileError) return error.code;
+  if (!(error instanceof ProfileError)) throw error;
+  // Otherwise another tab has wiped the profile, and this one shows the neutral page.
+  return error.code === "in-use" || error.code === "no-lock" ? error.code : undefined;
+}
 
 export function Welcome() {
   const app = useApp();
@@ -20,7 +31,7 @@ export function Welcome() {
   const [file, setFile] = useState<File>();
   const [passphrase, setPassphrase] = useState("");
   const [isStarting, setIsStarting] = useState(false);
-  const [fileFault, setFileFault] = useState<ProfileFileError["code"] | "unreadable">();
+  const [fileFault, setFileFault] = useState<ImportFault>();
 
   const start = async () => {
     const federation = federationOf(texts);
@@ -38,8 +49,7 @@ export function Welcome() {
       if (text === undefined) setFileFault("unreadable");
       else await app.importProfile(text, passphrase, first);
     } catch (error) {
-      if (!(error instanceof ProfileFileError)) throw error;
-      setFileFault(error.code);
+      setFileFault(importFaultOf(error));
     } finally {
       setIsStarting(false);
     }
