@@ -23,7 +23,6 @@ import {
   accessHash,
   decodeDirectory,
   decodeLease,
-  decodeShard,
   federationId,
   proveAttach,
   recordsOf,
@@ -31,6 +30,7 @@ import {
   verifyNodeProof,
 } from "../src/core/statements.js";
 import { hkdfKey, x25519OfBytes } from "../src/core/x25519.js";
+import { decodeShard } from "../src/discovery/shard.js";
 import { framed, Trust } from "../src/discovery/trust.js";
 import {
   Exchange,

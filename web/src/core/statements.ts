@@ -4,7 +4,7 @@
  */
 import { type Bytes, concat, equalBytes, sha256, toHex, utf8 } from "./bytes.js";
 import { type Signer, verify } from "./ed25519.js";
-import { type AddressPort, type Endpoint, isWellFormed, readAddress, readEndpoint } from "./endpoint.js";
+import { type AddressPort, readAddress } from "./endpoint.js";
 import { DecodeError, Reader, Writer } from "./postcard.js";
 
 const SIGNATURE = 64;
@@ -29,7 +29,8 @@ async function decode<T>(kind: Kind<T>, bytes: Uint8Array): Promise<T> {
   return value;
 }
 
-async function sign(kind: string, body: Uint8Array, signer: Signer): Promise<Bytes> {
+/** Signs a statement of this kind. */
+export async function sign(kind: string, body: Uint8Array, signer: Signer): Promise<Bytes> {
   return concat(body, await signer.sign(signingInput(kind, body)));
 }
 
@@ -111,12 +112,6 @@ export function verifyNodeProof(
   signature: Uint8Array,
 ): Promise<boolean> {
   return verify(node, concat(utf8("chappe/prove/v1\0"), challenge, nonce, utf8(url)), signature);
-}
-
-/** Signs a claim of a pairing code: with a higher `seq`, the same key takes the code back at another node. */
-export function signCodeClaim(code: string, node: Uint8Array, seq: number, key: Signer): Promise<Bytes> {
-  const body = new Writer().bytes(utf8(code)).bytes(key.publicKey).bytes(node).varint(seq).finish();
-  return sign("code-claim", body, key);
 }
 
 /** A node's own record: its addresses, and for how long they count. */
@@ -223,18 +218,13 @@ export interface Directory extends NodeList {
   readonly nodes: readonly Bytes[];
 }
 
-/** A list of endpoints that fits a DNS record. */
-export interface Shard extends NodeList {
-  readonly nodes: readonly Endpoint[];
-}
-
 const MAX_RECORDS = 1000;
-const MAX_SHARD_NODES = 14;
 
 /** The longest directory with its delegation, in bytes. */
 export const MAX_DIRECTORY = 520 * 1024;
 
-function readList<T>(reader: Reader, max: number, read: (reader: Reader) => T): NodeList & { nodes: T[] } {
+/** Reads the fields of a list, with at most `max` nodes. Throws {@link DecodeError}. */
+export function readList<T>(reader: Reader, max: number, read: (reader: Reader) => T): NodeList & { nodes: T[] } {
   const list = {
     federation: reader.bytes(16),
     keyId: reader.bytes(32),
@@ -253,17 +243,6 @@ const DIRECTORY: Kind<Directory> = {
   maxLength: MAX_DIRECTORY - 256,
   read: (reader) => readList(reader, MAX_RECORDS, (item) => item.bytes(item.varint(512))),
   signer: (directory) => directory.keyId,
-};
-
-const SHARD: Kind<Shard> = {
-  name: "shard",
-  maxLength: 918,
-  read: (reader) => {
-    const shard = readList(reader, MAX_SHARD_NODES, readEndpoint);
-    if (!shard.nodes.every(isWellFormed)) throw new DecodeError("an endpoint is out of bounds");
-    return shard;
-  },
-  signer: (shard) => shard.keyId,
 };
 
 /** The federation's id: a hash of its founding root keys. */
@@ -331,11 +310,6 @@ export function decodeDirectory(bytes: Bytes, trust: ListTrust, now: number): Pr
   return decodeList(DIRECTORY, bytes, trust, now);
 }
 
-/** Decodes a shard with its delegation at `now`, in seconds since 1970. Rejects with {@link ListError}. */
-export function decodeShard(bytes: Bytes, trust: ListTrust, now: number): Promise<Vouched<Shard>> {
-  return decodeList(SHARD, bytes, trust, now);
-}
-
 /** Whether the root of a list does not count at `now`, or its key was revoked. */
 export function signerFault(
   { root, keyId }: Pick<Vouched<NodeList>, "root" | "keyId">,
@@ -346,7 +320,8 @@ export function signerFault(
   return trust.revokes(keyId) ? "revoked-key" : undefined;
 }
 
-async function decodeList<T extends NodeList & { nodes: readonly unknown[] }>(
+/** Decodes a list of a kind with its delegation at `now`, in seconds since 1970. Rejects with {@link ListError}. */
+export async function decodeList<T extends NodeList & { nodes: readonly unknown[] }>(
   kind: Kind<T>,
   bytes: Bytes,
   trust: ListTrust,

@@ -7,9 +7,10 @@ import { decode, encode, RECURSION_DESIRED } from "@dnsquery/dns-packet";
 import { type Bytes, concat, fromBase64url, toBase64url, utf8Text } from "../core/bytes.js";
 import { urlOf } from "../core/endpoint.js";
 import { isPublicUrl } from "../core/special.js";
-import { decodeShard, ListError } from "../core/statements.js";
+import { ListError } from "../core/statements.js";
 import { type Fetch, get } from "./http.js";
 import { listOf } from "./registry.js";
+import { decodeShard } from "./shard.js";
 import { newCandidate, SourceError, type SourceResponse } from "./source.js";
 import { framed, type Trust } from "./trust.js";
 

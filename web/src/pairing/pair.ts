@@ -2,14 +2,15 @@
  * Pairing over two nodes: registers codes, sends the messages, and stores the contact. The part of the library with CPace
  * and ML-KEM, so it is loaded when somebody pairs.
  */
-import { type Bytes, randomBytes, toBase64, toBase64url } from "../core/bytes.js";
+import { type Bytes, randomBytes, toBase64, toBase64url, utf8 } from "../core/bytes.js";
 import type { SignallingClient } from "../core/client.js";
 import type { Connection } from "../core/connection.js";
 import { type Contact, isConfirmed, type Pairing, storedTag } from "../core/contact.js";
 import { type Signer, signerOfSeed } from "../core/ed25519.js";
 import { type Json, parseObject } from "../core/messages.js";
 import type { NodeFinder } from "../core/node-finder.js";
-import { signCodeClaim } from "../core/statements.js";
+import { Writer } from "../core/postcard.js";
+import { sign } from "../core/statements.js";
 import type { Link } from "../discovery/link.js";
 import { createLink } from "../discovery/new-link.js";
 import { PairError } from "./pair-error.js";
@@ -183,6 +184,12 @@ class PairingNodes {
 
 function sessionNodes(client: SignallingClient): string[] {
   return [...client.sessions].map((session) => session.connection.nodeId);
+}
+
+/** Signs a claim of a pairing code: with a higher `seq`, the same key takes the code back at another node. */
+function signCodeClaim(code: string, node: Uint8Array, seq: number, key: Signer): Promise<Bytes> {
+  const body = new Writer().bytes(utf8(code)).bytes(key.publicKey).bytes(node).varint(seq).finish();
+  return sign("code-claim", body, key);
 }
 
 /** Pairs with the client that shows this code. Waits up to two minutes for a person there. */
