@@ -5,7 +5,7 @@ import { cleanName } from "../src/core/clean-name.js";
 import { distinctName } from "../src/core/distinct-name.js";
 import { endpointOf, parseIp, urlOf } from "../src/core/endpoint.js";
 import { iceText, offerText, readAnswer, readIce, readOffer } from "../src/core/messages.js";
-import { Outbox } from "../src/core/outbox.js";
+import { Outbox, type OutboxMessage } from "../src/core/outbox.js";
 import { DecodeError, Reader, Writer } from "../src/core/postcard.js";
 import { escaped } from "../src/core/printable.js";
 import { callIdBytes, callIdOf, parseEnvelope, ReplayWindow } from "../src/core/seal.js";
@@ -122,46 +122,98 @@ test("each counter counts once, and one that is 128 behind the newest does not",
 });
 
 describe("the outbox", () => {
-  test("merges candidates that wait, keeps the order, and an end replaces everything", async () => {
+  /** Delivers what waits, and returns it. */
+  function deliverAll(outbox: Outbox): OutboxMessage[] {
+    const sent: OutboxMessage[] = [];
+    for (let message = outbox.first; message !== undefined; message = outbox.first) {
+      outbox.start();
+      outbox.remove(message, true);
+      sent.push(message);
+    }
+    return sent;
+  }
+  const ice = (round: number, ...candidates: string[]): OutboxMessage => ({ type: "ice", round, candidates });
+  const description = (round: number, sdp = `o${round}`): OutboxMessage => {
+    return { type: "ice", round, candidates: [], description: { type: "offer", sdp } };
+  };
+
+  test("merges candidates that wait, keeps the order, and an end replaces everything", () => {
     const outbox = new Outbox();
     outbox.push({ type: "offer" });
     outbox.push({ type: "offer" });
-    outbox.push({ type: "ice", round: 0, candidates: ["a"] });
-    outbox.push({ type: "ice", round: 0, candidates: ["b"] });
-    outbox.push({ type: "ice", round: 1, candidates: ["c"] });
-    const interrupted = outbox.start();
-    const sent = [];
-    for (let message = outbox.first; message !== undefined; message = outbox.first) {
-      sent.push(message);
-      outbox.remove(message, true);
-    }
-    expect(sent).toEqual([
-      { type: "offer" },
-      { type: "ice", round: 0, candidates: ["a", "b"] },
-      { type: "ice", round: 1, candidates: ["c"] },
-    ]);
+    for (const message of [ice(0, "a"), ice(0, "b"), ice(1, "c")]) outbox.push(message);
+    outbox.start();
+    expect(deliverAll(outbox)).toEqual([{ type: "offer" }, ice(0, "a", "b"), ice(1, "c")]);
     outbox.push({ type: "offer" });
     expect(outbox.first).toEqual({ type: "offer" });
+    const signal = outbox.start();
     outbox.push({ type: "hangup" });
     expect(outbox.first).toEqual({ type: "hangup" });
-    await interrupted;
+    expect(signal.aborted).toBe(true);
   });
 
-  test("what was delivered as candidates follows a repeated answer", () => {
+  test("sends a message at once on a new session, whether it is in flight or waits after a failure", () => {
     const outbox = new Outbox();
-    outbox.push({ type: "ice", round: 0, candidates: ["a"] });
-    outbox.remove(outbox.first as never, true);
+    const answer = { type: "answer" } as const;
+    outbox.push(answer);
+    const inFlight = outbox.start();
+    outbox.retryNow();
+    expect(inFlight.aborted).toBe(true);
+    outbox.start();
+    outbox.failed(answer, 1_000, false);
+    expect(outbox.retryAt).toBeGreaterThan(1_000);
+    const waiting = outbox.interruption();
+    expect(waiting.aborted).toBe(false);
+    outbox.retryNow();
+    expect(waiting.aborted).toBe(true);
+    expect(outbox.retryAt).toBe(0);
+    // It is in flight no more, so it is not queued again behind itself.
+    outbox.push(answer);
+    expect(deliverAll(outbox)).toEqual([answer]);
+  });
+
+  test("lets the candidates of the newest round follow a repeated description", () => {
+    const outbox = new Outbox();
+    for (const message of [{ type: "answer" } as const, ice(0, "a"), ice(0, "b")]) {
+      outbox.push(message);
+      deliverAll(outbox);
+    }
     outbox.push({ type: "answer" });
-    outbox.remove(outbox.first as never, true);
-    expect(outbox.first).toEqual({ type: "ice", round: 0, candidates: ["a"] });
+    expect(deliverAll(outbox)).toEqual([{ type: "answer" }, ice(0, "a", "b")]);
+    for (const message of [description(1), ice(1, "c")]) outbox.push(message);
+    deliverAll(outbox);
+    for (let again = 0; again < 2; again++) {
+      outbox.push(description(1));
+      expect(deliverAll(outbox)).toEqual([description(1), ice(1, "c")]);
+    }
+    outbox.push(description(2));
+    expect(deliverAll(outbox)).toEqual([description(2)]);
+    // Those of earlier rounds are of no use any more.
+    outbox.push({ type: "answer" });
+    expect(deliverAll(outbox)).toEqual([{ type: "answer" }]);
   });
 
-  test("is bounded", () => {
+  test("queues a description once", () => {
     const outbox = new Outbox();
-    const push = (round: number) => outbox.push({ type: "ice", round, candidates: ["a"] });
+    outbox.push(description(1));
+    outbox.push(ice(1, "a"));
+    outbox.push(description(1));
+    outbox.push(description(1, "the other side's offer is answered"));
+    expect(deliverAll(outbox)).toHaveLength(2);
+  });
+
+  test("is bounded, and has always room for an offer, an answer and the end", () => {
+    const outbox = new Outbox();
+    const push = (round: number) => outbox.push(ice(round, "a"));
     expect(Array.from({ length: 9 }, (_, round) => push(round))).toEqual([...Array(8).fill(true), false]);
-    expect(new Outbox().push({ type: "ice", round: 0, candidates: Array(65).fill("a") })).toBe(false);
-    expect(new Outbox().push({ type: "ice", round: 0, candidates: ["a".repeat(20_000)] })).toBe(false);
+    outbox.start();
+    for (const type of ["offer", "answer", "offer"] as const) expect(outbox.push({ type })).toBe(true);
+    expect(push(9)).toBe(false);
+    expect(deliverAll(outbox).map(({ type }) => type)).toEqual([...Array(8).fill("ice"), "offer", "answer"]);
+    for (let round = 0; round < 8; round++) push(round);
+    expect(outbox.push({ type: "hangup" })).toBe(true);
+    expect(new Outbox().push(ice(0, ...Array<string>(65).fill("a")))).toBe(false);
+    expect(new Outbox().push(ice(0, "a".repeat(20_000)))).toBe(false);
   });
 });
 

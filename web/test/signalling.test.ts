@@ -1,5 +1,6 @@
 /** Two clients of this library over real nodes. */
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { CallRecord } from "../src/core/call-record.js";
 import { pairByCode, showCode } from "../src/pairing/pair.js";
 import { eventually, type Federation, startFederation, startProcesses } from "./support/federation.js";
 import { type Person, pair, person } from "./support/people.js";
@@ -179,4 +180,39 @@ test("a client that is not connected uses up no code", async () => {
   await ada.client.connect();
   const [atA, atB] = await Promise.all([pairByCode(shown.code, ada.pairing), shown.paired]);
   expect(atA.words).toEqual(atB.words);
+}, 60_000);
+
+test("an offer that is still being sealed when the call ends does not ring", async () => {
+  const [ada, bob] = [somebody("Ada"), somebody("Bob")];
+  await Promise.all([ada.client.connect(), bob.client.connect()]);
+  const { atA } = await pair(ada, bob);
+  const { seal } = CallRecord.prototype;
+  let goOn = () => {};
+  const isHeld = new Promise<void>((resolve) => {
+    goOn = resolve;
+  });
+  let hasSealed = false;
+  const spy = vi.spyOn(CallRecord.prototype, "seal").mockImplementation(async function (this: CallRecord, ...args) {
+    const payload = await seal.apply(this, args);
+    if (args[0].type !== "offer") return payload;
+    hasSealed = true;
+    await isHeld;
+    return payload;
+  });
+  try {
+    const call = await ada.client.call(atA.contact.id, "v=0 abandoned");
+    await eventually("the offer is sealed", () => hasSealed);
+    call.hangUp();
+    goOn();
+    spy.mockRestore();
+    const next = await ada.client.call(atA.contact.id, "v=0 meant");
+    const ended = new Promise((resolve) => next.addEventListener("ended", ({ detail }) => resolve(detail.reason)));
+    const ringing = await eventually("it rings", () => bob.incoming[0]);
+    expect(ringing.call.offer).toBe("v=0 meant");
+    ringing.call.decline();
+    expect(await ended).toBe("declined");
+    expect(bob.incoming).toHaveLength(1);
+  } finally {
+    spy.mockRestore();
+  }
 }, 60_000);

@@ -455,23 +455,25 @@ export class CallDriver implements CallActions {
       // Without a session, `handleReady` continues.
       if (session === undefined || session.hasEnded) return;
       if (record.outbox.retryAt > clock.now()) {
-        await Promise.race([timers.until(record.outbox.retryAt), record.outbox.start()]);
+        await timers.until(record.outbox.retryAt, record.outbox.interruption());
         continue;
       }
-      const interrupted = record.outbox.start();
+      const signal = record.outbox.start();
+      const interrupted = new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
       const recipient = record.recipient(message);
       const sent =
         recipient === undefined
-          ? this.#locate(record, session, message)
-          : this.#deliver(record, session, message, recipient);
+          ? this.#locate(record, session, message, signal)
+          : this.#deliver(record, session, message, recipient, signal);
       await Promise.race([sent, interrupted]);
     }
   }
 
   /** Looks the peer up, to send the first message of the outbox to it. */
-  async #locate(record: CallRecord, session: Session, message: OutboxMessage): Promise<void> {
+  async #locate(record: CallRecord, session: Session, message: OutboxMessage, signal: AbortSignal): Promise<void> {
     this.#step(record, session, "resolving", undefined);
     const found = await lookUp(session, record.pairing, this.#parts.clock.unixMs());
+    if (signal.aborted) return;
     if (found.lease === undefined) {
       this.#undelivered(record, session, message, found.failure);
       return;
@@ -486,6 +488,7 @@ export class CallDriver implements CallActions {
     session: Session,
     message: OutboxMessage,
     recipient: Uint8Array<ArrayBuffer>,
+    signal: AbortSignal,
   ): Promise<void> {
     const { clock, profile } = this.#parts;
     const kind = kindOf(message);
@@ -500,8 +503,11 @@ export class CallDriver implements CallActions {
       this.#drop(record, message);
       return;
     }
+    // The call may have ended meanwhile: an offer after its end would ring.
+    if (signal.aborted) return;
     this.#step(record, session, "sent", kind);
     const outcome = await session.request({ type: kind, to, payload });
+    if (signal.aborted) return;
     if (!outcome.ok) {
       this.#undelivered(record, session, message, outcome);
       return;

@@ -55,14 +55,15 @@ export function kindOf(message: OutboxMessage): CallKind {
 export class Outbox {
   #queue: OutboxMessage[] = [];
   /**
-   * The candidates of round 0 that were delivered. The peer's session may end before it reads them, so they follow every
-   * further offer or answer. Duplicates do no harm.
+   * The delivered candidates of the newest round. The peer's session may end before it reads them, so they follow every
+   * repeated description. Duplicates do no harm.
    */
   #delivered: string[] = [];
+  #deliveredRound = 0;
   #inFlight: OutboxMessage | undefined;
   #attempts = 0;
   #retryAt = 0;
-  #interrupt: (() => void) | undefined;
+  #interruption = new AbortController();
 
   get isEmpty(): boolean {
     return this.#queue.length === 0;
@@ -78,51 +79,62 @@ export class Outbox {
     return this.#retryAt;
   }
 
-  /** Adds a message. Returns `false` if the queue is full or the candidates are too long. */
+  /**
+   * Adds a message. Returns `false` if the queue is full or the candidates are too long. There is always room for the end,
+   * and for the call's offer or answer, of which one waits at most.
+   */
   push(message: OutboxMessage): boolean {
-    if (message.type === "reject" || message.type === "hangup") this.#clear();
+    if (isEnd(message)) this.#clear();
     const waiting = this.#queue.filter((queued) => queued !== this.#inFlight);
-    const isRepeated =
-      (message.type === "offer" || message.type === "answer") && waiting.some((queued) => queued.type === message.type);
-    if (isRepeated) return true;
-    const last = waiting.at(-1);
+    const description = descriptionOf(message);
+    if (description !== undefined && waiting.some((queued) => descriptionOf(queued) === description)) return true;
     if (message.type === "ice") {
-      if (!fits(message.candidates)) return false;
-      const joined = [...(last?.type === "ice" ? last.candidates : []), ...message.candidates];
-      if (last?.type === "ice" && last.round === message.round && message.description === undefined && fits(joined)) {
-        this.#queue[this.#queue.length - 1] = { ...last, candidates: joined, media: message.media ?? last.media };
+      const last = waiting.at(-1);
+      const isJoinable = last?.type === "ice" && last.round === message.round && description === undefined;
+      const candidates = [...(isJoinable ? last.candidates : []), ...message.candidates];
+      if (isJoinable && fits(candidates)) {
+        this.#queue[this.#queue.length - 1] = { ...last, candidates, media: message.media ?? last.media };
         return true;
       }
+      if (this.#queue.length >= MAX_QUEUE || !fits(message.candidates)) return false;
     }
-    if (this.#queue.length >= MAX_QUEUE) return false;
     this.#queue.push(message);
-    const describes = message.type === "offer" || message.type === "answer";
-    if (describes && this.#delivered.length > 0 && this.#queue.length < MAX_QUEUE) {
-      this.#queue.push({ type: "ice", round: 0, candidates: this.#delivered });
+    const isFollowed = description !== undefined && (message.type !== "ice" || message.round === this.#deliveredRound);
+    if (isFollowed && this.#delivered.length > 0 && this.#queue.length < MAX_QUEUE) {
+      this.#queue.push({ type: "ice", round: this.#deliveredRound, candidates: this.#delivered });
       this.#delivered = [];
     }
     return true;
   }
 
-  /** Marks the first message as in flight. The promise resolves if an end of the call replaces the queue meanwhile. */
-  start(): Promise<undefined> {
+  /** Marks the first message as in flight. The signal is that of {@link interruption}. */
+  start(): AbortSignal {
     this.#inFlight = this.#queue[0];
-    return new Promise((resolve) => {
-      this.#interrupt = () => resolve(undefined);
-    });
+    return this.interruption();
+  }
+
+  /** Aborted when the first message is to be sent at once, again or for the first time: the attempt does not count. */
+  interruption(): AbortSignal {
+    this.#interruption = new AbortController();
+    return this.#interruption.signal;
   }
 
   /** Removes a message that was delivered, or can never be. Returns whether it was still the first. */
   remove(message: OutboxMessage, wasDelivered: boolean): boolean {
     if (this.#queue[0] !== message) return false;
     this.#queue.shift();
-    this.#inFlight = undefined;
     this.retryNow();
-    if (wasDelivered && message.type === "ice" && message.round === 0) {
-      const candidates = [...this.#delivered, ...message.candidates];
-      if (fits(candidates)) this.#delivered = candidates;
-    }
+    if (wasDelivered && message.type === "ice") this.#keepDelivered(message);
     return true;
+  }
+
+  #keepDelivered({ round, candidates }: IceMessage): void {
+    if (round > this.#deliveredRound) {
+      this.#deliveredRound = round;
+      this.#delivered = [];
+    }
+    const joined = [...this.#delivered, ...candidates];
+    if (round === this.#deliveredRound && fits(joined)) this.#delivered = joined;
   }
 
   /** The attempt has failed: the message is sent again after a pause, or at once on another session. */
@@ -135,15 +147,17 @@ export class Outbox {
     this.#retryAt = now + pause * (1 + Math.random());
   }
 
-  /** Lets the first message be sent at once. */
+  /** Lets the first message be sent at once, also if it is in flight or waits after a failure. */
   retryNow(): void {
+    this.#inFlight = undefined;
     this.#attempts = 0;
     this.#retryAt = 0;
+    this.#interruption.abort();
   }
 
   /** Drops everything but the end of the call. */
   keepOnlyEnd(): void {
-    const ends = this.#queue.filter((message) => message.type === "reject" || message.type === "hangup");
+    const ends = this.#queue.filter(isEnd);
     if (ends.length < this.#queue.length) {
       this.#clear();
       this.#queue = ends;
@@ -152,10 +166,18 @@ export class Outbox {
 
   #clear(): void {
     this.#queue = [];
-    this.#inFlight = undefined;
     this.retryNow();
-    this.#interrupt?.();
   }
+}
+
+function isEnd({ type }: OutboxMessage): boolean {
+  return type === "reject" || type === "hangup";
+}
+
+/** What tells descriptions apart: the text of one, or the type of the call's first ones. */
+function descriptionOf(message: OutboxMessage): string | undefined {
+  if (message.type === "ice") return message.description?.sdp;
+  return isEnd(message) ? undefined : message.type;
 }
 
 function fits(candidates: readonly string[]): boolean {
