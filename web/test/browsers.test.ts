@@ -1,4 +1,4 @@
-/** Chromium and Firefox: the vectors, and calls with each other over real nodes. */
+/** Chromium and Firefox: the vectors, the protocol in a worker, and calls with each other over real nodes. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   type Browser,
@@ -74,6 +74,18 @@ describe.each(installed)("%s", (name) => {
     const tab = await open(name);
     expect(await tab.run("vectors")).toEqual([]);
     expect(await tab.run("keyProtection")).toBe("non-extractable");
+  });
+
+  test("runs the protocol in a worker: it connects, pairs, and calls until it rings", async () => {
+    const [a, b] = [await open(name), await open(name)];
+    const options = { registries: [federation.registry], roots: [federation.root], isPrivate: true };
+    await b.run("start", { ...options, name: "Bob" });
+    const { code } = await b.run("showCode", false);
+    const { words, ...report } = await a.run("callFromWorker", { options, code });
+    expect(report).toEqual({ hasDocument: false, events: ["ringing", "hung-up"] });
+    expect(words).toEqual((await b.run("paired"))?.words);
+    await untilRinging(b);
+    await b.run("close");
   });
 });
 

@@ -22,6 +22,7 @@ import { createPeer } from "../../src/media/peer.js";
 import { sampleOf } from "../../src/media/statistics.js";
 import { qrSvg, scanQr } from "../../src/qr.js";
 import { failedVectors } from "../vector-checks.js";
+import type { WorkerReport, WorkerTask } from "./worker.js";
 
 /** What the test asks of the page. Everything it returns is JSON. */
 const steps = {
@@ -111,6 +112,16 @@ const steps = {
     follow(call, began);
     active = call;
     return { id: call.id, offer: (call.peerConnection?.localDescription?.sdp ?? "").length };
+  },
+
+  /** Connects in a worker, by the protocol alone, pairs by this code, and calls until it rings. */
+  callFromWorker(task: WorkerTask) {
+    const worker = new Worker("/worker.js", { type: "module" });
+    return new Promise<WorkerReport>((resolve, reject) => {
+      worker.onmessage = ({ data }: MessageEvent<WorkerReport>) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+      worker.postMessage(task);
+    }).finally(() => worker.terminate());
   },
 
   /** Accepts every call at once, as somebody who waits for it. */

@@ -66,10 +66,13 @@ export interface Page {
   close(): void;
 }
 
-/** Serves a page of this script on loopback. */
+/** Serves a page of this script on loopback, and the worker of the tests beside it. */
 export async function servePage(script = "test/page/index.ts"): Promise<Page> {
   const { outputFiles } = await build({
-    entryPoints: [{ in: script, out: "index" }],
+    entryPoints: [
+      { in: script, out: "index" },
+      { in: "test/page/worker.ts", out: "worker" },
+    ],
     bundle: true,
     format: "esm",
     splitting: true,
