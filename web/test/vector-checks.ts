@@ -3,6 +3,7 @@
  */
 import cpaceVectors from "../../docs/protocol/vectors/cpace-ristretto255-sha512.json" with { type: "json" };
 import inboxVectors from "../../docs/protocol/vectors/inbox.json" with { type: "json" };
+import negotiationVectors from "../../docs/protocol/vectors/negotiation.json" with { type: "json" };
 import pairingVectors from "../../docs/protocol/vectors/pairing.json" with { type: "json" };
 import sealingVectors from "../../docs/protocol/vectors/sealing.json" with { type: "json" };
 import signedVectors from "../../docs/protocol/vectors/signed.json" with { type: "json" };
@@ -18,6 +19,8 @@ import {
 } from "../src/core/contact.js";
 import { signerOfSeed } from "../src/core/ed25519.js";
 import { deriveSecretKey } from "../src/core/hpke.js";
+import { iceText, readIce } from "../src/core/messages.js";
+import { Negotiation, NegotiationError, type NegotiationOutput } from "../src/core/negotiation.js";
 import { type CallKind, callIdOf, type Direction, open, parseEnvelope, seal } from "../src/core/seal.js";
 import {
   accessHash,
@@ -235,6 +238,63 @@ async function rootStatements(): Promise<void> {
   }
 }
 
+/** A step of a case: what a side does or receives, and what follows. */
+interface NegotiationStep {
+  readonly input: {
+    readonly renegotiate?: { readonly sdp: string };
+    readonly answer?: { readonly round: number; readonly sdp: string };
+    readonly receive?: unknown;
+  };
+  readonly outputs?: unknown;
+  readonly error?: boolean;
+  readonly round: number;
+}
+
+/** The value with its keys in order, as JSON. */
+function ordered(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(ordered);
+  if (typeof value !== "object" || value === null) return value;
+  const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
+  return Object.fromEntries(entries.map(([key, inner]) => [key, ordered(inner)]));
+}
+
+/** An output as the vectors have it. */
+function plainOutput(output: NegotiationOutput): unknown {
+  const { type, ...fields } = output;
+  if (output.type !== "send") return { [type]: fields };
+  const { candidates, round, description } = output.message;
+  return { send: JSON.parse(iceText({ candidates, round, description })) };
+}
+
+/** What a step comes to: its outputs, or that it is an error. */
+function stepResult(side: Negotiation, { renegotiate, answer, receive }: NegotiationStep["input"]): unknown {
+  try {
+    if (renegotiate !== undefined) return side.renegotiate(renegotiate.sdp, 0).map(plainOutput);
+    if (answer !== undefined) return side.answer(answer.round, answer.sdp).map(plainOutput);
+  } catch (error) {
+    if (error instanceof NegotiationError) return "error";
+    throw error;
+  }
+  const ice = readIce(JSON.stringify(receive));
+  if (ice === undefined) throw new Error("not candidates");
+  return side.receive(ice, 0).map(plainOutput);
+}
+
+function negotiation(): void {
+  for (const { received, read } of negotiationVectors.media) {
+    const ice = readIce(JSON.stringify({ candidates: [], media: received }));
+    same(ordered(ice?.media ?? null), ordered(read), `media ${JSON.stringify(received)}`);
+  }
+  for (const { name, role, steps } of negotiationVectors.cases) {
+    const side = new Negotiation(role === "callee");
+    for (const [at, { input, outputs, error, round }] of (steps as NegotiationStep[]).entries()) {
+      const what = `${name} (${role}), step ${at + 1}`;
+      same(ordered(stepResult(side, input)), error ? "error" : ordered(outputs), what);
+      same(side.round, round, `${what}: the round`);
+    }
+  }
+}
+
 /** All vectors. */
 export const VECTOR_CHECKS: readonly Check[] = [
   ["CPace has the values of the draft", cpace],
@@ -242,6 +302,7 @@ export const VECTOR_CHECKS: readonly Check[] = [
   ["a pairing has the values of the vectors", pairing],
   ["inboxes, addresses and signatures are those of the vectors", inboxes],
   ["messages open and are sealed again byte for byte", sealing],
+  ["the rounds of a call are those of the vectors", negotiation],
   ["statements are decoded, verified and signed again", statements],
   ["statements of roots are decoded and followed", rootStatements],
 ];
