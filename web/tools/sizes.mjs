@@ -12,6 +12,7 @@ const ENTRIES = {
   "@chappe/client/core": "src/core.ts",
 };
 const LATER = {
+  "a first start": "src/core/new-profile.ts",
   pairing: "src/browser/page-pairing.ts",
   "DNS over HTTPS": "src/discovery/doh.ts",
   "statements of roots": "src/discovery/root-statements.ts",
