@@ -14,6 +14,7 @@ import { readIceServers } from "../src/core/ice-servers.js";
 import { type Json, readIce } from "../src/core/messages.js";
 import { Negotiation } from "../src/core/negotiation.js";
 import { DiscoverError } from "../src/core/node-finder.js";
+import { Outbox } from "../src/core/outbox.js";
 import { MemoryProfileStore } from "../src/core/profile.js";
 import { Refusals } from "../src/core/refusals.js";
 import { decodeLease, federationId } from "../src/core/statements.js";
@@ -325,6 +326,29 @@ describe("a client", () => {
     await client.connect();
     expect(client.node).toBe(node.address.split("#")[1]);
   });
+});
+
+test("a call whose contact was not found is sent at once on the next session, however long the pause", async () => {
+  let resolves = 0;
+  let asking: Peer | undefined;
+  const node = await startNode((message, peer) => {
+    if (message.type !== "resolve") return attached(message, peer, node);
+    resolves += 1;
+    asking = peer;
+    reply(message, peer, { type: "error", code: "peer_offline" });
+  });
+  const { failed } = Outbox.prototype;
+  vi.spyOn(Outbox.prototype, "failed").mockImplementation(function (this: Outbox, message, now, isAtOnce) {
+    const isFirst = resolves === 1;
+    // A pause of an hour.
+    failed.call(this, message, now + 3_600_000, isAtOnce);
+    if (isFirst) asking?.terminate();
+  });
+  const bob = await makeContact("Bob");
+  const client = clientOf({ nodes: [node.address] }, await contactStore([bob]));
+  await client.connect();
+  await client.call(bob.id, "v=0");
+  await eventually("the contact is looked up again", () => resolves === 2);
 });
 
 describe("a node that stops", () => {
