@@ -24,6 +24,8 @@ use crate::{
     config::BootstrapConfig,
     dial::may_dial,
     limits::SourceLimiter,
+    lookup_limiter::LookupLimiter,
+    metrics::Metrics,
     rules::{DoorTry, Fault, Listing, is_of_network},
 };
 
@@ -40,6 +42,8 @@ pub(crate) struct DoorProber {
     exempt: Vec<IpNet>,
     /// The tries at each address, for all nodes together: many records may name one.
     targets: SourceLimiter,
+    lookups: LookupLimiter,
+    metrics: Arc<Metrics>,
 }
 
 /// Why a URL has no targets.
@@ -81,13 +85,23 @@ impl DoorProber {
     ///
     /// # Errors
     /// A provider of DNS over HTTPS is invalid.
-    pub(crate) fn new(config: &BootstrapConfig, tls: Arc<ClientConfig>) -> Result<Self, SetupError> {
+    pub(crate) fn new(
+        config: &BootstrapConfig,
+        tls: Arc<ClientConfig>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, SetupError> {
+        Ok(Self::over(Net::over_https(&Provider::defaults(), tls)?, config, metrics))
+    }
+
+    fn over(net: Net, config: &BootstrapConfig, metrics: Arc<Metrics>) -> Self {
         let limits = &config.limits;
-        Ok(Self {
-            net: Net::over_https(&Provider::defaults(), tls)?,
+        Self {
+            net,
             exempt: limits.exempt.clone(),
             targets: SourceLimiter::new(limits.dials_per_minute, &limits.exempt),
-        })
+            lookups: LookupLimiter::new(),
+            metrics,
+        }
     }
 
     /// Tries the URLs of a listed node until one works, first those that lead to the address of its links: others may lead to
@@ -121,9 +135,10 @@ impl DoorProber {
         tried.result()
     }
 
-    /// Drops the rate limits of addresses that were not tried recently.
+    /// Drops the rate limits of addresses and nodes that were not tried recently.
     pub(crate) fn drop_inactive(&self) {
         self.targets.drop_inactive();
+        self.lookups.drop_inactive();
     }
 
     /// The addresses of a URL's host that may be tried: one of each family.
@@ -135,14 +150,21 @@ impl DoorProber {
         let ips = match door.host() {
             Some(Host::Ipv4(ip)) => vec![ip.into()],
             Some(Host::Ipv6(ip)) => vec![ip.into()],
-            Some(Host::Domain(name)) => match timeout(NAME_WAIT, self.net.names().lookup(name)).await {
-                Ok(Ok(found)) => found,
-                // A name that never led anywhere may be one of a private network, which only its own servers know.
-                Ok(Err(NameError::NoSuchName)) if listing.door.was_reached() => return Err(NotResolved::NoName),
-                // The providers may be blocked here.
-                Err(_) | Ok(Err(NameError::NoAnswer)) => return Err(NotResolved::Unknown),
-                Ok(Err(_)) => Vec::new(),
-            },
+            Some(Host::Domain(name)) => {
+                let allowed = self.lookups.try_lookup(listing.record.node);
+                self.metrics.name_lookup(allowed);
+                if allowed.is_err() {
+                    return Err(NotResolved::Unknown);
+                }
+                match timeout(NAME_WAIT, self.net.names().lookup(name)).await {
+                    Ok(Ok(found)) => found,
+                    // A name that never led anywhere may be one of a private network, which only its own servers know.
+                    Ok(Err(NameError::NoSuchName)) if listing.door.was_reached() => return Err(NotResolved::NoName),
+                    // The providers may be blocked here.
+                    Err(_) | Ok(Err(NameError::NoAnswer)) => return Err(NotResolved::Unknown),
+                    Ok(Err(_)) => Vec::new(),
+                }
+            }
             None => Vec::new(),
         };
         let proved = listing.proved.to_canonical();
@@ -192,7 +214,57 @@ fn is_elsewhere(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use chappe_common::{
+        federation::FederationId, keys::SecretKey, list_request::Load, record::Abilities, signed::Signed,
+        time::UnixTime,
+    };
+
     use super::*;
+    use crate::rules::{DoorHistory, Millis, ProbeHistory};
+
+    /// A listed node with as many names as a record may have.
+    fn listing_with_names() -> Listing {
+        let key = SecretKey::from_bytes(&[1; 32]);
+        let record = NodeRecord {
+            federation: FederationId::of_roots(&[key.public()]),
+            node: key.node_id(),
+            epoch: 1,
+            seq: 1,
+            issued_at: UnixTime::from_secs(0),
+            expires_at: UnixTime::from_secs(1),
+            client_urls: (0..MAX_ADDRESSES).map(|name| format!("wss://{name}.example/ws")).collect(),
+            quic_addrs: vec![([198, 51, 100, 1], 1).into()],
+            region: String::new(),
+            version: String::new(),
+            abilities: Abilities::default(),
+        };
+        Listing {
+            record: Signed::sign(record, &key).expect("a record within its bounds"),
+            registered_at: Millis(0),
+            last_seen: Millis(0),
+            proved: [198, 51, 100, 1].into(),
+            probes: ProbeHistory::after_registration(Millis(0), Duration::from_secs(1)),
+            load: Load::default(),
+            asked: 0,
+            door: DoorHistory::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_probed_often_has_its_names_looked_up_a_few_times_a_minute() {
+        let metrics = Arc::new(Metrics::default());
+        // Without providers, each lookup fails at once.
+        let net = Net::over_https(&[], chappe_discovery::tls::config()).expect("no provider is invalid");
+        let doors = DoorProber::over(net, &BootstrapConfig::default(), Arc::clone(&metrics));
+        let listing = listing_with_names();
+        for _ in 0..5 {
+            assert_eq!(doors.probe(&listing).await, DoorTry::NotTried);
+        }
+        let text = metrics.encode();
+        let has = |line: &str| text.lines().any(|found| found == line);
+        assert!(has("chappe_bootstrap_name_lookups_total{outcome=\"made\"} 8"), "{text}");
+        assert!(has("chappe_bootstrap_name_lookups_total{outcome=\"node_rate\"} 12"), "{text}");
+    }
 
     #[test]
     fn the_reported_fault_is_one_that_the_registry_has_seen_itself() {

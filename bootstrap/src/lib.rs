@@ -14,6 +14,7 @@ mod http;
 mod join_page;
 pub mod keys;
 mod limits;
+mod lookup_limiter;
 mod metrics;
 mod owner;
 mod pools;

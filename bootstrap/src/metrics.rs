@@ -7,7 +7,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::rules::{self, DoorTry};
+use crate::{
+    lookup_limiter::LookupRefused,
+    rules::{self, DoorTry},
+};
 
 /// Why a connection was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -65,6 +68,8 @@ pub(crate) struct Metrics {
     pub(crate) probes: Family<DialLabel, Counter>,
     /// Tries of listed nodes' doors, by outcome.
     pub(crate) doors: Family<OutcomeLabel, Counter>,
+    /// Lookups of the names in nodes' URLs: those that were made, and those beyond a limit.
+    pub(crate) name_lookups: Family<OutcomeLabel, Counter>,
     /// Listed nodes that are not public because clients cannot connect.
     pub(crate) hidden: Gauge,
     /// Whether the registry blames its own network for doors that fail: 1 or 0.
@@ -114,6 +119,12 @@ impl Metrics {
         self.doors.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc();
     }
 
+    /// Counts a lookup of a name, or one that was not allowed.
+    pub(crate) fn name_lookup(&self, allowed: Result<(), LookupRefused>) {
+        let outcome = allowed.map_or_else(LookupRefused::label, |()| "made");
+        self.name_lookups.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
     /// Updates the gauges of nodes.
     pub(crate) fn observe(&self, registry: &rules::RegistryState) {
         let set = |gauge: &Gauge, count: usize| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -134,6 +145,7 @@ impl Metrics {
         registry.register("list_requests", "Requests for all public nodes, by outcome", self.list_requests.clone());
         registry.register("probes", "Probes of listed nodes, by outcome", self.probes.clone());
         registry.register("doors", "Doors of listed nodes that were tried, by outcome", self.doors.clone());
+        registry.register("name_lookups", "Lookups of names in nodes' URLs, by outcome", self.name_lookups.clone());
         registry.register("hidden_nodes", "Listed nodes to which clients cannot connect", self.hidden.clone());
         registry.register(
             "own_network_doubted",

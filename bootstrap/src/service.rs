@@ -138,8 +138,8 @@ impl Bootstrap {
         };
         let dial_key = SecretKey::generate().map_err(StartError::Random)?;
         let dialer = Dialer::bind(&config, dial_key).map_err(StartError::Dialer)?;
-        let doors = DoorProber::new(&config, tls).map_err(StartError::Names)?;
         let metrics = Arc::new(Metrics::default());
+        let doors = DoorProber::new(&config, tls, Arc::clone(&metrics)).map_err(StartError::Names)?;
         let online = Arc::new(online);
         let registry = RegistryState::new(rule_config(&config, &online), clock().secs());
         let store = storage::open(&config).await?;
