@@ -19,6 +19,7 @@ use chappe_common::{
     list_request::ListRequest,
     record::{MAX_CLOCK_SKEW, SignedRecord},
     signed::{SignError, Signed},
+    time::UnixTime,
 };
 use tokio::{
     sync::mpsc,
@@ -47,6 +48,8 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 /// directories that differ only in the nodes' records. SigningConfig, storing and sending the full directory of a large
 /// federation is expensive, and one node can register 120 times a minute.
 const TICK: Duration = Duration::from_secs(5);
+/// If ticks are this far apart, the process was suspended or its store was stuck, and nodes could not prove their keys.
+const MAX_TICK_PAUSE: Duration = Duration::from_secs(60);
 /// How often a change is decided again after a commit conflict. In each conflict another registry makes progress, so
 /// this is enough.
 const MAX_COMMIT_ATTEMPTS: u32 = 16;
@@ -96,6 +99,9 @@ pub(crate) struct Owner {
     operators_asked: BTreeMap<PublicKey, u64>,
     /// Why the store failed when it was last used. The log has reported it.
     store_failure: StoreFailure,
+    /// Since when nodes could prove their keys: not while this process was not running, suspended, or cut off.
+    watching_since: UnixTime,
+    last_tick: Millis,
     /// The registry blames its own network for doors that fail. The log has reported it.
     doubts_own_network: bool,
     metrics: Arc<Metrics>,
@@ -134,11 +140,14 @@ impl Owner {
             newest: 0,
             operators_asked: BTreeMap::new(),
             store_failure: Arc::default(),
+            watching_since: now.secs(),
+            last_tick: now,
             doubts_own_network: false,
             metrics,
         };
         // Sign with this process's key and delegation, which may be new.
-        owner.change(now, true, |registry| Ok(registry.expire(now.secs()))).await?;
+        let since = owner.watching_since;
+        owner.change(now, true, |registry| Ok(registry.expire(now.secs(), since))).await?;
         Ok(owner)
     }
 
@@ -253,6 +262,11 @@ impl Owner {
     }
 
     async fn handle_tick(&mut self, now: Millis) {
+        let pause = Duration::from_millis(now.0.saturating_sub(self.last_tick.0));
+        self.last_tick = now;
+        if pause > MAX_TICK_PAUSE || self.registry.is_cut_off(now) {
+            self.watching_since = now.secs();
+        }
         let signed_at = self.published.load().head().issued_at;
         let aged = now.secs().saturating_since(signed_at) >= (self.signing.lifetime / 4).min(FRESH / 4);
         // Compare with `<`: if two clocks differ, the slower registry would otherwise sign against the faster one for
@@ -272,7 +286,8 @@ impl Owner {
         let (public, published) =
             (|| self.registry.public_nodes().map(|listing| &listing.record), self.published.load_full());
         let renew = renew || (published.lists_nodes(public()) && !published.lists_records(public()));
-        let expired = self.change(now, renew, |registry| Ok(registry.expire(now.secs()))).await;
+        let since = self.watching_since;
+        let expired = self.change(now, renew, |registry| Ok(registry.expire(now.secs(), since))).await;
         match expired {
             // The store's failures are logged when they start and end.
             Ok(()) | Err(OwnerError::Read(_) | OwnerError::Store(_)) => {}

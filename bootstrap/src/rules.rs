@@ -30,7 +30,7 @@ use chappe_discovery::trust::Trust;
 
 pub(crate) use self::{
     caps::{Caps, counted_addrs, wide_network},
-    doors::{DoorHistory, DoorTry, Fault, doubts_own_network, is_of_network},
+    doors::{DoorGrace, DoorHistory, DoorTry, Fault, doubts_own_network, is_of_network},
     listing::{Change, Listing, Millis, StoredLeave, StoredRemoval},
     probes::ProbeHistory,
 };
@@ -39,6 +39,9 @@ pub(crate) use self::{
 const LEAVES_PER_NODE: usize = 4;
 /// Maximal number of stored removals, which take less than 1 MB. Only operators can add them.
 const MAX_REMOVALS: usize = 4096;
+
+/// If fewer nodes are listed and all of them are silent, it is they that are down.
+const MIN_CUT_OFF: usize = 3;
 
 /// Why the rules reject a record or another signed request. The state is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,16 +139,15 @@ pub(crate) struct RuleConfig {
 #[derive(Clone, Debug)]
 pub(crate) struct RegistryState {
     config: RuleConfig,
-    started: UnixTime,
     nodes: BTreeMap<NodeId, Arc<Listing>>,
     leaves: BTreeMap<NodeId, StoredLeave>,
     removals: BTreeMap<NodeId, StoredRemoval>,
 }
 
 impl RegistryState {
-    /// A state without nodes, for a process that started at `started`.
-    pub(crate) const fn new(config: RuleConfig, started: UnixTime) -> Self {
-        Self { config, started, nodes: BTreeMap::new(), leaves: BTreeMap::new(), removals: BTreeMap::new() }
+    /// A state without nodes.
+    pub(crate) const fn new(config: RuleConfig) -> Self {
+        Self { config, nodes: BTreeMap::new(), leaves: BTreeMap::new(), removals: BTreeMap::new() }
     }
 
     /// The listed nodes by key.
@@ -375,6 +377,14 @@ impl RegistryState {
         doubts_own_network(self.nodes.values())
     }
 
+    /// Whether the registry's own network is the likely cause that no node has proved its key for longer than the pause between
+    /// two probes.
+    pub(crate) fn is_cut_off(&self, now: Millis) -> bool {
+        let heard = self.nodes.values().map(|listing| listing.last_seen.0).max().unwrap_or_default();
+        let longest = self.config.probe_interval.as_millis() * 3 / 2;
+        self.nodes.len() >= MIN_CUT_OFF && u128::from(now.0.saturating_sub(heard)) > longest
+    }
+
     /// Records the result of a node's probe, and of trying its door. `jitter` from 0 to 1 spreads the next probes.
     pub(crate) fn record_probe(
         &self,
@@ -387,7 +397,9 @@ impl RegistryState {
         // The node may have left in the meantime. If it is not due any more, it has registered again, or another
         // registry on the same store has probed it. One lost packet must count once, however many registries see it.
         let listing = self.nodes.get(&node).filter(|listing| listing.probes.due() <= now)?;
-        let door = listing.door.with_result(tried, now, self.config.door_grace, self.doubts_own_network());
+        // The registry tries a failing door more often than that, unless it is stopped or asleep.
+        let grace = DoorGrace { time: self.config.door_grace, longest_pause: self.config.probe_interval };
+        let door = listing.door.with_result(tried, now, grace, self.doubts_own_network());
         let mut probes = listing.probes.with_result(answered, now, self.config.probe_interval, jitter);
         if door.is_in_question() {
             probes = probes.sooner(now, self.config.probe_interval, jitter);
@@ -396,12 +408,11 @@ impl RegistryState {
         Some(Change::List(Box::new(Listing { probes, door, last_seen, ..(**listing).clone() })))
     }
 
-    /// The changes for everything that expires at `now`.
-    pub(crate) fn expire(&self, now: UnixTime) -> Vec<Change> {
-        // A record can outlive a killed node by up to a week, so a node must also prove its key regularly. It could not
-        // do so before this process started.
+    /// The changes for everything that expires at `now`. Nodes could not prove their keys before `watching_since`.
+    pub(crate) fn expire(&self, now: UnixTime, watching_since: UnixTime) -> Vec<Change> {
+        // A record can outlive a killed node by up to a week, so a node must also prove its key regularly.
         let over = |listing: &&Arc<Listing>| {
-            let seen = listing.last_seen.secs().max(self.started);
+            let seen = listing.last_seen.secs().max(watching_since);
             listing.record.expires_at <= now || seen + self.config.node_timeout <= now
         };
         let nodes = self.nodes.values().filter(over).map(|listing| Change::Delist(listing.record.node));

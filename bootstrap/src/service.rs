@@ -141,7 +141,7 @@ impl Bootstrap {
         let metrics = Arc::new(Metrics::default());
         let doors = DoorProber::new(&config, tls, Arc::clone(&metrics)).map_err(StartError::Names)?;
         let online = Arc::new(online);
-        let registry = RegistryState::new(rule_config(&config, &online), clock().secs());
+        let registry = RegistryState::new(rule_config(&config, &online));
         let store = storage::open(&config).await?;
         let lifetime = config.directory.lifetime;
         let owner = Owner::start(registry, store, SigningConfig { online, lifetime }, Arc::clone(&metrics))

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     config::CapsSection,
     pools::PART_SIZE,
-    rules::{Caps, RuleConfig},
+    rules::{Caps, DoorTry, RuleConfig},
     storage::Embedded,
 };
 
@@ -52,21 +52,25 @@ fn record(seed: u8, seq: u64, now: Millis) -> SignedRecord {
     Signed::sign(record, &key(seed)).expect("a record within its bounds")
 }
 
-async fn owner(dir: &std::path::Path, now: Millis) -> Owner {
-    let bounds = RuleConfig {
+fn rules(node_timeout: Duration) -> RuleConfig {
+    RuleConfig {
         federation: federation(),
         online: key(2).public(),
         trust: Trust::default(),
         max_nodes: 100,
-        node_timeout: Duration::from_secs(7200),
+        node_timeout,
         caps: Caps::new(CapsSection::default(), &[]),
         probe_interval: Duration::from_secs(300),
         failure_threshold: 3,
         door_grace: Duration::from_secs(900),
-    };
+    }
+}
+
+async fn owner(dir: &std::path::Path, now: Millis) -> Owner {
+    let bounds = rules(Duration::from_secs(7200));
     let signing = SigningConfig { online: online(now), lifetime: Duration::from_secs(3600) };
     let store = Box::new(Embedded::open(dir).expect("a store"));
-    Owner::start(RegistryState::new(bounds, now.secs()), store, signing, Arc::default()).await.expect("an owner")
+    Owner::start(RegistryState::new(bounds), store, signing, Arc::default()).await.expect("an owner")
 }
 
 async fn admit(owner: &mut Owner, record: SignedRecord, now: Millis) {
@@ -156,4 +160,47 @@ async fn newer_records_wait_for_the_tick_and_new_or_removed_nodes_do_not() {
     assert_eq!(owner.published.load().public_count(), 2);
     admit(&mut owner, record(10, 100, now), at(30)).await;
     assert!(seqs(&owner).contains(&100), "after a while without a directory, at once");
+}
+
+/// The listed nodes after the registry has ticked at each of these times, in seconds from the start. All nodes were seen at
+/// the start, and those in `answering` at each tick.
+async fn listed_after(ticks: impl Iterator<Item = u64>, count: u8, answering: &[u8]) -> usize {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let start = clock();
+    let mut owner = owner(dir.path(), start).await;
+    owner.registry = RegistryState::new(rules(Duration::from_secs(1800)));
+    owner.initial = owner.registry.clone();
+    for seed in 1..=count {
+        let mut long = record(seed, 1, start).into_value();
+        long.expires_at = start.secs() + Duration::from_secs(7 * 86_400);
+        admit(&mut owner, Signed::sign(long, &key(seed)).expect("a record within its bounds"), start).await;
+    }
+    for second in ticks {
+        let now = Millis(start.0 + second * 1000);
+        for seed in answering {
+            let node = key(*seed).node_id();
+            let decide = |registry: &RegistryState| {
+                Ok(registry.record_probe(node, true, DoorTry::NotTried, 0.5, now).into_iter().collect())
+            };
+            owner.change(now, false, decide).await.expect("a store that works");
+        }
+        owner.handle_tick(now).await;
+    }
+    owner.registry.listings().count()
+}
+
+#[tokio::test]
+async fn nodes_are_delisted_for_silence_alone_and_not_for_the_registrys_own() {
+    let every = 50;
+    // One node of four answers. The others are delisted after half an hour.
+    assert_eq!(listed_after((0..1800).step_by(every), 4, &[1]).await, 4);
+    assert_eq!(listed_after((0..1900).step_by(every), 4, &[1]).await, 1);
+    // The machine was suspended for a day, and one node answers at once. The others have half an hour.
+    let suspended = || (0..100).step_by(every).chain((86_400..).step_by(every));
+    assert_eq!(listed_after(suspended().take(30), 4, &[1]).await, 4);
+    assert_eq!(listed_after(suspended().take(50), 4, &[1]).await, 1);
+    // No node answers for two hours: the registry is cut off.
+    assert_eq!(listed_after((0..7200).step_by(every), 4, &[]).await, 4);
+    // With two nodes, it is they that are down.
+    assert_eq!(listed_after((0..1900).step_by(every), 2, &[]).await, 0);
 }

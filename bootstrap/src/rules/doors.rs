@@ -38,6 +38,15 @@ pub(crate) struct Fault {
     pub(crate) expired_at: Option<UnixTime>,
 }
 
+/// For how long a door may fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DoorGrace {
+    /// After this time the node is hidden.
+    pub(crate) time: Duration,
+    /// The most of a pause between two failures that counts.
+    pub(crate) longest_pause: Duration,
+}
+
 /// The results of a node's last tries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DoorHistory {
@@ -45,31 +54,37 @@ pub(crate) struct DoorHistory {
     was_reached: bool,
     /// Number of consecutive failures up to now.
     failures: u8,
-    /// When the first of them was, in milliseconds since 1970.
-    failing_since: u64,
+    /// For how long it has failed, in milliseconds. Of a pause between two failures, at most [`DoorGrace::longest_pause`]
+    /// counts.
+    failing_for: u64,
     /// What the last one was.
     fault: Option<Fault>,
     /// Until then members' statements count more than the registry's failures, in milliseconds since 1970.
     overruled_until: u64,
     /// The node has left the directory.
     is_hidden: bool,
+    /// When the last failure was, in milliseconds since 1970.
+    failed_at: u64,
 }
 
 impl DoorHistory {
-    /// Adds a result. A node is hidden if its door has failed for `grace`, unless members overrule that, or `in_doubt` says
+    /// Adds a result. A node is hidden if its door has failed for the grace, unless members overrule that, or `in_doubt` says
     /// that the registry blames its own network.
+    ///
+    /// Time in which the registry did not try is no failure of the door: it was stopped or asleep, or was cut off.
     #[must_use]
-    pub(crate) fn with_result(self, tried: DoorTry, now: Millis, grace: Duration, in_doubt: bool) -> Self {
+    pub(crate) fn with_result(self, tried: DoorTry, now: Millis, grace: DoorGrace, in_doubt: bool) -> Self {
         match tried {
             DoorTry::NotTried => self,
             DoorTry::Works => Self { was_reached: true, ..Self::default() },
             DoorTry::Fails(fault) => {
-                let failing_since = if self.failures == 0 { now.0 } else { self.failing_since };
+                let pause = if self.failures == 0 { 0 } else { now.0.saturating_sub(self.failed_at) };
+                let failing_for = self.failing_for.saturating_add(pause.min(millis(grace.longest_pause)));
                 let failures = self.failures.saturating_add(1);
                 let is_overruled = now.0 < self.overruled_until && is_of_network(fault.fault.outcome);
-                let is_long = failures >= MIN_FAILURES && now.0.saturating_sub(failing_since) >= millis(grace);
+                let is_long = failures >= MIN_FAILURES && failing_for >= millis(grace.time);
                 let is_hidden = !is_overruled && (self.is_hidden || (is_long && !in_doubt));
-                Self { failures, failing_since, fault: Some(fault), is_hidden, ..self }
+                Self { failures, failed_at: now.0, failing_for, fault: Some(fault), is_hidden, ..self }
             }
         }
     }
@@ -151,21 +166,23 @@ mod tests {
     use super::*;
 
     const GRACE: Duration = Duration::from_secs(900);
+    const PAUSE: Duration = Duration::from_secs(300);
 
     fn fails(outcome: Outcome) -> DoorTry {
         DoorTry::Fails(Fault { fault: DoorFault { place: 0, outcome }, expired_at: None })
     }
 
     fn after(door: DoorHistory, tried: DoorTry, secs: u64) -> DoorHistory {
-        door.with_result(tried, Millis(secs * 1000), GRACE, false)
+        door.with_result(tried, Millis(secs * 1000), DoorGrace { time: GRACE, longest_pause: PAUSE }, false)
     }
 
     #[test]
     fn a_door_is_given_up_after_three_failures_and_a_quarter_of_an_hour_and_works_at_once_again() {
         let mut door = after(DoorHistory::default(), fails(Outcome::Refused), 1000);
-        door = after(door, fails(Outcome::Refused), 5000);
-        assert!(!door.is_hidden, "two failures, however long");
-        assert!(after(door, fails(Outcome::Refused), 5001).is_hidden);
+        for (secs, is_hidden) in [(1300, false), (1600, false), (1899, false), (1900, true)] {
+            door = after(door, fails(Outcome::Refused), secs);
+            assert_eq!(door.is_hidden, is_hidden, "{secs}");
+        }
         let mut fast = DoorHistory::default();
         for secs in 1000..1900 {
             fast = after(fast, fails(Outcome::Refused), secs);
@@ -180,17 +197,32 @@ mod tests {
     }
 
     #[test]
+    fn time_without_a_try_is_no_failure_of_the_door() {
+        let mut door = after(DoorHistory::default(), fails(Outcome::NoAnswer), 0);
+        // The registry is asleep for a day between each two of these tries.
+        for day in 1..=2 {
+            door = after(door, fails(Outcome::NoAnswer), day * 86_400);
+            assert!(!door.is_hidden, "day {day}");
+        }
+        // A day counts as the longest pause between two probes.
+        assert!(after(door, fails(Outcome::NoAnswer), 2 * 86_400 + 300).is_hidden);
+        // Nor is a time in which the registry is cut off, and tries no door.
+        door = after(door, DoorTry::NotTried, 3 * 86_400);
+        assert!(!after(door, fails(Outcome::NoAnswer), 2 * 86_400 + 299).is_hidden);
+    }
+
+    #[test]
     fn statements_overrule_for_a_time_and_only_what_a_network_can_cause() {
         let mut door = after(DoorHistory::default(), fails(Outcome::NoAnswer), 0);
         assert!(door.may_be_overruled());
         door = door.overruled(Millis(600_000), GRACE);
-        for secs in [900, 1200, 1499] {
+        for secs in [300, 600, 900, 1200, 1499] {
             door = after(door, fails(Outcome::NoAnswer), secs);
             assert!(!door.is_hidden, "{secs}");
         }
         assert!(after(door, fails(Outcome::NoAnswer), 1500).is_hidden, "the statements are old");
         let mut expired = DoorHistory::default().overruled(Millis(0), Duration::MAX);
-        for secs in [0, 600, 1200] {
+        for secs in [0, 300, 600, 900] {
             expired = after(expired, fails(Outcome::CertificateExpired), secs);
         }
         assert!(expired.is_hidden && !expired.may_be_overruled());

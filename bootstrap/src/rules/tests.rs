@@ -74,7 +74,7 @@ fn bounds() -> RuleConfig {
 }
 
 fn registry(records: &[SignedRecord]) -> RegistryState {
-    let mut registry = RegistryState::new(bounds(), now());
+    let mut registry = RegistryState::new(bounds());
     for record in records {
         admit(&mut registry, record.clone(), millis());
     }
@@ -171,7 +171,7 @@ fn a_record_that_does_not_count_now_is_refused_with_its_reason() {
 fn a_node_in_the_internet_names_no_private_url_and_one_in_a_private_network_does() {
     let mut bounds = bounds();
     bounds.caps = Caps::new(CapsSection::default(), &["9.9.0.0/16".parse().expect("a network")]);
-    let registry = RegistryState::new(bounds, now());
+    let registry = RegistryState::new(bounds);
     let check_record = |addrs: &[&str], url: &str| {
         let mut record = unsigned(&key(1), 1, 1);
         record.quic_addrs = addrs.iter().map(|addr| addr.parse().expect("an address")).collect();
@@ -229,9 +229,9 @@ fn a_leave_is_kept_until_the_record_that_it_ended_would_have_expired() {
     let changes = registry.leave(leave(&key, 1, 3), now()).expect("the node's own leave");
     apply(&mut registry, changes);
     let just_before = UnixTime::from_secs(listed.expires_at.as_secs() - 1);
-    assert_eq!(registry.expire(just_before), Vec::new());
+    assert_eq!(registry.expire(just_before, now()), Vec::new());
     assert_eq!(registry.check_record(&listed, just_before), Err(RuleRejection::Stale));
-    assert_eq!(registry.expire(listed.expires_at), [Change::DeleteLeave(key.node_id())]);
+    assert_eq!(registry.expire(listed.expires_at, now()), [Change::DeleteLeave(key.node_id())]);
     assert_eq!(registry.check_record(&listed, listed.expires_at), Err(RuleRejection::Expired));
 }
 
@@ -251,8 +251,8 @@ fn kept_leaves_are_bounded() {
 fn a_listing_ends_with_its_record() {
     let listed = record(&key(1), 1, 1);
     let mut registry = registry(std::slice::from_ref(&listed));
-    assert_eq!(registry.expire(now()), Vec::new());
-    let changes = registry.expire(listed.expires_at);
+    assert_eq!(registry.expire(now(), now()), Vec::new());
+    let changes = registry.expire(listed.expires_at, now());
     apply(&mut registry, changes);
     assert_eq!(registry.listings().len(), 0);
 }
@@ -266,16 +266,28 @@ fn a_node_that_does_not_register_again_is_delisted_long_before_its_record_ends()
     let mut registry = registry(std::slice::from_ref(&long));
     let later = Millis(millis().0 + 3_600_000);
     admit(&mut registry, long, later);
-    assert_eq!(registry.expire(now() + SEEN_WITHIN), Vec::new());
-    assert_eq!(registry.expire(later.secs() + SEEN_WITHIN), [Change::Delist(key.node_id())]);
+    assert_eq!(registry.expire(now() + SEEN_WITHIN, now()), Vec::new());
+    assert_eq!(registry.expire(later.secs() + SEEN_WITHIN, now()), [Change::Delist(key.node_id())]);
 
     // After a downtime of the registry, no node is delisted for missed proofs.
     let listing = Box::new((**registry.listings().next().expect("listed")).clone());
     let started = now() + Duration::from_secs(20 * 3600);
-    let mut back = RegistryState::new(bounds(), started);
+    let mut back = RegistryState::new(bounds());
     back.apply(Change::List(listing));
-    assert_eq!(back.expire(started), Vec::new());
-    assert_eq!(back.expire(started + SEEN_WITHIN), [Change::Delist(key.node_id())]);
+    assert_eq!(back.expire(started, started), Vec::new());
+    assert_eq!(back.expire(started + SEEN_WITHIN, started), [Change::Delist(key.node_id())]);
+}
+
+#[test]
+fn a_registry_is_cut_off_if_none_of_three_nodes_has_proved_its_key_for_long() {
+    for (count, is_cut_off) in [(0, false), (2, false), (3, true), (10, true)] {
+        let registry = registry_of(count);
+        assert!(!registry.is_cut_off(Millis(millis().0 + 450_000)), "{count}");
+        assert_eq!(registry.is_cut_off(Millis(millis().0 + 450_001)), is_cut_off, "{count}");
+    }
+    let mut registry = registry_of(3);
+    probe(&mut registry, 1, true, Millis(millis().0 + 450_000));
+    assert!(!registry.is_cut_off(Millis(millis().0 + 900_000)), "one that answers is enough");
 }
 
 #[test]
@@ -359,8 +371,8 @@ fn a_node_that_answers_probes_stays_without_registering_again() {
     let mut registry = registry(&[Signed::sign(long, &key).expect("a record within its bounds")]);
     let later = Millis(millis().0 + 3_600_000);
     probe(&mut registry, 1, true, later);
-    assert_eq!(registry.expire(now() + SEEN_WITHIN), Vec::new());
-    assert_eq!(registry.expire(later.secs() + SEEN_WITHIN), [Change::Delist(key.node_id())]);
+    assert_eq!(registry.expire(now() + SEEN_WITHIN, now()), Vec::new());
+    assert_eq!(registry.expire(later.secs() + SEEN_WITHIN, now()), [Change::Delist(key.node_id())]);
 }
 
 #[test]
@@ -384,18 +396,18 @@ fn a_node_that_vanished_is_probed_no_more_after_a_week_even_if_the_registry_rest
         let mut long = unsigned(&key(1), 1, 1);
         long.expires_at = now() + MAX_RECORD_LIFETIME;
         let config = RuleConfig { node_timeout: Duration::from_secs(3600), ..bounds() };
-        let mut registry = RegistryState::new(config.clone(), now());
+        let mut registry = RegistryState::new(config.clone());
         admit(&mut registry, Signed::sign(long, &key(1)).expect("a record within its bounds"), millis());
-        let mut days = [0; 10];
+        let (mut days, mut started) = ([0; 10], now());
         for second in (0..10 * 24 * 3600).step_by(10) {
             let now = Millis(millis().0 + second * 1000);
             if second % restart_every >= restart_every - 10 {
                 let stored: Vec<_> =
                     registry.listings().map(|listing| Change::List(Box::new((**listing).clone()))).collect();
-                registry = RegistryState::new(config.clone(), now.secs());
+                (registry, started) = (RegistryState::new(config.clone()), now.secs());
                 apply(&mut registry, stored);
             }
-            let changes = registry.expire(now.secs());
+            let changes = registry.expire(now.secs(), started);
             apply(&mut registry, changes);
             for listing in registry.due_probes(now) {
                 days[usize::try_from(second / (24 * 3600)).expect("a day")] += 1;
@@ -442,7 +454,7 @@ fn a_removed_node_is_delisted_and_does_not_come_back_before_its_time() {
     assert_eq!(public(&registry), ids(&[2]));
     assert_eq!(registry.check_record(&record(&key(1), 9, 9), now()), Err(RuleRejection::Removed));
     let end = now() + Duration::from_secs(600);
-    assert_eq!(registry.expire(end), [Change::DeleteRemoval(key(1).node_id())]);
+    assert_eq!(registry.expire(end, now()), [Change::DeleteRemoval(key(1).node_id())]);
     assert_eq!(registry.check_record(&record(&key(1), 9, 9), end), Ok(()));
 }
 
@@ -459,7 +471,7 @@ fn a_removal_that_was_taken_back_is_not_played_again() {
     assert_eq!(registry.check_record(&record(&key(1), 1, 1), later), Ok(()));
     assert_eq!(registry.remove(first.clone(), later), Err(RuleRejection::Stale));
     // The revocation of a removal is stored for as long as the removal could be replayed.
-    assert_eq!(registry.expire(now() + Duration::from_secs(599)), Vec::new());
+    assert_eq!(registry.expire(now() + Duration::from_secs(599), now()), Vec::new());
     assert_eq!(registry.remove(first, now() + MAX_REMOVAL), Err(RuleRejection::Expired));
 }
 
@@ -491,7 +503,7 @@ fn a_request_for_the_list_is_good_once_and_for_listed_nodes() {
 fn registry_of(count: u8) -> RegistryState {
     let caps = CapsSection { ipv4_24: 100, ipv4_16: 100, ..CapsSection::default() };
     let config = RuleConfig { max_nodes: 100, caps: Caps::new(caps, &[]), ..bounds() };
-    let mut registry = RegistryState::new(config, now());
+    let mut registry = RegistryState::new(config);
     for seed in 1..=count {
         admit(&mut registry, record(&key(seed), 1, 1), millis());
     }
