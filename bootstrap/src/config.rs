@@ -56,11 +56,13 @@ pub struct BootstrapConfig {
 pub struct BootstrapSection {
     /// The folder of the embedded store.
     pub data_dir: PathBuf,
+    /// What is logged, such as `info` or `warn,chappe_bootstrap=debug`, unless the environment has `CHAPPE_LOG`.
+    pub log: String,
 }
 
 impl Default for BootstrapSection {
     fn default() -> Self {
-        Self { data_dir: PathBuf::from("chappe-bootstrap") }
+        Self { data_dir: PathBuf::from("chappe-bootstrap"), log: "info".to_owned() }
     }
 }
 

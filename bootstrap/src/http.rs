@@ -49,7 +49,7 @@ use crate::{
     dial::{DialError, Dialer},
     door::DoorProber,
     join_page,
-    limits::SourceLimiter,
+    live::Live,
     metrics::{DialLabel, DialOutcome, Metrics, OutcomeLabel},
     owner::{OwnerError, OwnerHandle, StoreFailure, clock},
     published::{Page, Published},
@@ -84,8 +84,7 @@ pub(crate) struct AppState {
     pub(crate) statements: Arc<StatementsFile>,
     pub(crate) dialer: Dialer,
     pub(crate) doors: DoorProber,
-    pub(crate) requests: SourceLimiter,
-    pub(crate) registrations: SourceLimiter,
+    pub(crate) live: Arc<Live>,
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the warning about a proxy's headers was logged.
     pub(crate) proxy_warning_logged: AtomicBool,
@@ -138,7 +137,7 @@ async fn apply_limits(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let source = source::source_of_request(peer, request.headers(), &app.config.http.trusted_proxies);
+    let source = source::source_of_request(peer, request.headers(), &app.live.trusted_proxies.load());
     let client = source.address;
     if source.fault.is_some() {
         app.metrics.forwarded_headers_invalid.inc();
@@ -151,7 +150,7 @@ async fn apply_limits(
             );
         }
     }
-    if !app.requests.allows(client) {
+    if !app.live.requests.allows(client) {
         app.metrics.requests_rate_limited.inc();
         return Rejection::RateLimited.into_response();
     }
@@ -258,7 +257,7 @@ async fn try_remove(app: &AppState, client: IpAddr, body: Body) -> Result<(), Re
 }
 
 async fn decode<T: Signable>(app: &AppState, client: IpAddr, body: Body) -> Result<Signed<T>, Rejection> {
-    if !app.registrations.allows(client) {
+    if !app.live.registrations.allows(client) {
         return Err(Rejection::RateLimited);
     }
     let bytes = to_bytes(body, T::MAX_LEN).await.map_err(|_| Rejection::Malformed)?;

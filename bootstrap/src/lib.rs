@@ -14,6 +14,7 @@ mod http;
 mod join_page;
 pub mod keys;
 mod limits;
+mod live;
 mod lookup_limiter;
 mod metrics;
 mod owner;
@@ -35,6 +36,6 @@ pub use crate::{
         AdminSection, BootstrapConfig, BootstrapSection, CapsSection, ConfigError, DatabaseUrl, DirectorySection,
         FederationSection, HttpSection, LimitsSection, ProbingSection, StorageSection, TimesSection,
     },
-    service::{Bootstrap, StartError},
+    service::{Bootstrap, PassedListeners, StartError},
     storage::{ConnectError, DatabaseError, OpenError, SnapshotError, StoreError},
 };

@@ -6,8 +6,10 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
+    sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use governor::{DefaultKeyedRateLimiter, Quota};
 use ipnet::IpNet;
 
@@ -31,15 +33,19 @@ impl SourceKey {
 
 /// A rate limit for each source.
 pub(crate) struct SourceLimiter {
-    limiter: DefaultKeyedRateLimiter<SourceKey>,
+    limiter: ArcSwap<DefaultKeyedRateLimiter<SourceKey>>,
     exempt: Vec<IpNet>,
 }
 
 impl SourceLimiter {
     /// Allows `per_minute` actions in a minute, also in one burst.
     pub(crate) fn new(per_minute: u32, exempt: &[IpNet]) -> Self {
-        let per_minute = NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN);
-        Self { limiter: DefaultKeyedRateLimiter::keyed(Quota::per_minute(per_minute)), exempt: exempt.to_vec() }
+        Self { limiter: ArcSwap::from_pointee(limiter(per_minute)), exempt: exempt.to_vec() }
+    }
+
+    /// Replaces the rate. Each source begins with its whole allowance.
+    pub(crate) fn set_rate(&self, per_minute: u32) {
+        self.limiter.store(Arc::new(limiter(per_minute)));
     }
 
     /// Whether the source of `address` may act once more. If so, counts the action.
@@ -48,19 +54,24 @@ impl SourceLimiter {
         if self.exempt.iter().any(|range| range.contains(&address)) {
             return true;
         }
-        if self.limiter.len() >= MAX_SOURCES {
-            self.limiter.retain_recent();
-            if self.limiter.len() >= MAX_SOURCES {
+        let limiter = self.limiter.load();
+        if limiter.len() >= MAX_SOURCES {
+            limiter.retain_recent();
+            if limiter.len() >= MAX_SOURCES {
                 return false;
             }
         }
-        self.limiter.check_key(&SourceKey::from_address(address)).is_ok()
+        limiter.check_key(&SourceKey::from_address(address)).is_ok()
     }
 
     /// Drops the sources that have been inactive for long enough.
     pub(crate) fn drop_inactive(&self) {
-        self.limiter.retain_recent();
+        self.limiter.load().retain_recent();
     }
+}
+
+fn limiter(per_minute: u32) -> DefaultKeyedRateLimiter<SourceKey> {
+    DefaultKeyedRateLimiter::keyed(Quota::per_minute(NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN)))
 }
 
 #[cfg(test)]

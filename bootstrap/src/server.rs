@@ -5,7 +5,10 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,6 +30,7 @@ use crate::{
     config::BootstrapConfig,
     http::Peer,
     limits::SourceLimiter,
+    live::Live,
     metrics::{ConnectionLabel, ConnectionRejection, Metrics},
 };
 
@@ -48,7 +52,10 @@ pub(crate) struct Server {
     pub(crate) router: Router,
     /// The routes for connections above the limit.
     pub(crate) health_router: Router,
-    pub(crate) max_connections: usize,
+    pub(crate) max_connections: Arc<AtomicUsize>,
+    /// The rate of new connections.
+    pub(crate) sources: Arc<SourceLimiter>,
+    pub(crate) live: Arc<Live>,
     pub(crate) config: BootstrapConfig,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -56,7 +63,6 @@ pub(crate) struct Server {
 impl Server {
     /// Serves until `stop`, then lets running requests finish within the drain time.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let sources = SourceLimiter::new(self.config.limits.connections_per_minute, &self.config.limits.exempt);
         let mut connections = JoinSet::new();
         let mut health_only = VecDeque::<AbortHandle>::new();
         let (mut full, mut failed) = (LogThrottle::default(), LogThrottle::default());
@@ -73,7 +79,7 @@ impl Server {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         health_only.retain(|one| !one.is_finished());
-                        match self.check_connection(&sources, connections.len() - health_only.len(), peer) {
+                        match self.check_connection(connections.len() - health_only.len(), peer) {
                             Some(reason @ ConnectionRejection::Full) => {
                                 self.count_rejected(reason);
                                 if full.is_due() {
@@ -114,12 +120,12 @@ impl Server {
         self.metrics.connections_refused.get_or_create(&ConnectionLabel { reason }).inc();
     }
 
-    fn check_connection(&self, sources: &SourceLimiter, open: usize, peer: SocketAddr) -> Option<ConnectionRejection> {
+    fn check_connection(&self, open: usize, peer: SocketAddr) -> Option<ConnectionRejection> {
         // Check the rate first: at the connection limit, one source must not take all health-check slots as well. A
         // proxy's connections belong to all its clients, so they have no rate.
-        if !is_proxy(peer.ip(), &self.config.http.trusted_proxies) && !sources.allows(peer.ip()) {
+        if !is_proxy(peer.ip(), &self.live.trusted_proxies.load()) && !self.sources.allows(peer.ip()) {
             Some(ConnectionRejection::RateLimited)
-        } else if open >= self.max_connections {
+        } else if open >= self.max_connections.load(Ordering::Relaxed) {
             Some(ConnectionRejection::Full)
         } else {
             None

@@ -2,14 +2,19 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener as StdTcpListener},
     panic::AssertUnwindSafe,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Instant,
 };
 
 use arc_swap::ArcSwap;
-use chappe_common::{directory::Delegation, keys::SecretKey, signed::Signed, task_failure::TaskFailure};
+use chappe_common::{
+    changed_keys::ChangedKeys, directory::Delegation, keys::SecretKey, signed::Signed, task_failure::TaskFailure,
+};
 use chappe_discovery::{SetupError, tls, trust::Trust};
 use futures_util::FutureExt as _;
 use rustls::ClientConfig;
@@ -29,6 +34,7 @@ use crate::{
     http::{AppState, admin_router, health_router, router},
     keys::{KeyFileError, load_delegations, load_secret_key, load_statements},
     limits::SourceLimiter,
+    live::Live,
     metrics::Metrics,
     owner::{Owner, SigningConfig, clock},
     probe,
@@ -95,6 +101,15 @@ pub enum StartError {
     Names(#[source] SetupError),
 }
 
+/// Bound listeners that a service manager passes. Each replaces the one that its key would bind.
+#[derive(Debug, Default)]
+pub struct PassedListeners {
+    /// For `http.listen`.
+    pub http: Option<StdTcpListener>,
+    /// For `admin.listen`.
+    pub admin: Option<StdTcpListener>,
+}
+
 /// A running registry. Dropping it stops it at once; [`Bootstrap::shutdown`] lets requests finish.
 #[derive(Debug)]
 pub struct Bootstrap {
@@ -103,6 +118,7 @@ pub struct Bootstrap {
     published: Arc<ArcSwap<Published>>,
     stop: CancellationToken,
     drain: Duration,
+    live: Arc<Live>,
     servers: ServiceTasks,
     tasks: ServiceTasks,
     tasks_stop: CancellationToken,
@@ -114,7 +130,15 @@ impl Bootstrap {
     /// # Errors
     /// A file, key or address is not usable.
     pub async fn spawn(config: BootstrapConfig) -> Result<Self, StartError> {
-        Self::spawn_trusting(config, tls::config()).await
+        Self::spawn_on(PassedListeners::default(), config).await
+    }
+
+    /// The same, on listeners that a service manager has bound, and on others that it binds.
+    ///
+    /// # Errors
+    /// A file, key, address or listener is not usable.
+    pub async fn spawn_on(passed: PassedListeners, config: BootstrapConfig) -> Result<Self, StartError> {
+        Self::start(passed, config, tls::config()).await
     }
 
     /// The same, for nodes whose certificates `tls` trusts. Others than those of public authorities are for tests.
@@ -122,6 +146,14 @@ impl Bootstrap {
     /// # Errors
     /// A file, key or address is not usable.
     pub async fn spawn_trusting(config: BootstrapConfig, tls: Arc<ClientConfig>) -> Result<Self, StartError> {
+        Self::start(PassedListeners::default(), config, tls).await
+    }
+
+    async fn start(
+        passed: PassedListeners,
+        config: BootstrapConfig,
+        tls: Arc<ClientConfig>,
+    ) -> Result<Self, StartError> {
         config.check()?;
         let federation = &config.federation;
         let trust = Trust::from(load_statements(&federation.revocations, federation.roots())?);
@@ -131,10 +163,10 @@ impl Bootstrap {
             return Err(StartError::Revoked);
         }
         let statements = Arc::new(StatementsFile::new(federation.revocations.clone(), trust.clone(), own));
-        let listener = listen(config.http.listen, "http.listen").await?;
-        let admin_listener = match config.admin.listen {
-            Some(addr) => Some(listen(addr, "admin.listen").await?),
-            None => None,
+        let listener = listen(passed.http, config.http.listen, "http.listen").await?;
+        let admin_listener = match (passed.admin, config.admin.listen) {
+            (None, None) => None,
+            (passed, addr) => Some(listen(passed, addr.unwrap_or(config.http.listen), "admin.listen").await?),
         };
         let dial_key = SecretKey::generate().map_err(StartError::Random)?;
         let dialer = Dialer::bind(&config, dial_key).map_err(StartError::Dialer)?;
@@ -154,6 +186,7 @@ impl Bootstrap {
             published: owner.published(),
             stop: CancellationToken::new(),
             drain: config.times.drain,
+            live: Arc::new(Live::new(&config)),
             servers: ServiceTasks::default(),
             tasks: ServiceTasks::default(),
             tasks_stop: CancellationToken::new(),
@@ -161,7 +194,7 @@ impl Bootstrap {
         let store_failure = owner.store_failure();
         let (handle, work) = owner.run(bootstrap.tasks_stop.clone());
         bootstrap.tasks.spawn("owner", work);
-        let limits = &config.limits;
+        let (limits, live) = (&config.limits, Arc::clone(&bootstrap.live));
         let app = Arc::new(AppState {
             owner: handle,
             store_failure,
@@ -170,8 +203,7 @@ impl Bootstrap {
             statements: Arc::clone(&statements),
             dialer,
             doors,
-            requests: SourceLimiter::new(limits.requests_per_minute, &limits.exempt),
-            registrations: SourceLimiter::new(limits.registrations_per_minute, &limits.exempt),
+            live: Arc::clone(&live),
             metrics: Arc::clone(&metrics),
             proxy_warning_logged: AtomicBool::new(false),
             started: Instant::now(),
@@ -184,18 +216,39 @@ impl Bootstrap {
         bootstrap.tasks.spawn("beacon", file.watch(bootstrap.tasks_stop.clone()));
         bootstrap.tasks.spawn("root statements", statements.watch(bootstrap.tasks_stop.clone()));
         let servers = [
-            ("http", Some(listener), router(Arc::clone(&app)), limits.max_connections),
-            ("admin", admin_listener, admin_router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS),
+            (
+                "http",
+                Some(listener),
+                router(Arc::clone(&app)),
+                Arc::clone(&live.max_connections),
+                Arc::clone(&live.connections),
+            ),
+            (
+                "admin",
+                admin_listener,
+                admin_router(Arc::clone(&app)),
+                Arc::new(AtomicUsize::new(MAX_ADMIN_CONNECTIONS)),
+                Arc::new(SourceLimiter::new(limits.connections_per_minute, &limits.exempt)),
+            ),
         ];
-        for (task, listener, router, max_connections) in servers {
+        for (task, listener, router, max_connections, sources) in servers {
             if let Some(listener) = listener {
                 let (health_router, metrics) = (health_router(Arc::clone(&app)), Arc::clone(&metrics));
+                let (live, config) = (Arc::clone(&live), config.clone());
                 let server =
-                    Server { listener, router, health_router, max_connections, config: config.clone(), metrics };
+                    Server { listener, router, health_router, max_connections, sources, live, config, metrics };
                 bootstrap.servers.spawn(task, server.run(bootstrap.stop.clone()));
             }
         }
         Ok(bootstrap)
+    }
+
+    /// Replaces the values that may change in a running registry. Returns the changed keys.
+    ///
+    /// # Errors
+    /// A value is out of bounds. Nothing was replaced.
+    pub fn reload(&self, config: &BootstrapConfig) -> Result<ChangedKeys, ConfigError> {
+        self.live.reload(config)
     }
 
     /// The bound address of the public interface.
@@ -290,16 +343,29 @@ fn rule_config(config: &BootstrapConfig, online: &OnlineKey) -> RuleConfig {
     }
 }
 
-async fn listen(addr: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(addr).await.map_err(|source| StartError::Listen { addr, key, source })
+/// Takes the passed listener, or binds one.
+async fn listen(
+    passed: Option<StdTcpListener>,
+    addr: SocketAddr,
+    key: &'static str,
+) -> Result<TcpListener, StartError> {
+    let listener = match passed {
+        Some(passed) => {
+            let addr = passed.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
+            tracing::info!(key, addr, "using the socket that the service manager has bound");
+            passed.set_nonblocking(true).and_then(|()| TcpListener::from_std(passed))
+        }
+        None => TcpListener::bind(addr).await,
+    };
+    listener.map_err(|source| StartError::Listen { addr, key, source })
 }
 
 async fn drop_inactive(app: Arc<AppState>, stop: CancellationToken) {
     let mut every = interval(CLEANUP_INTERVAL);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(every.tick()).await.is_some() {
-        app.requests.drop_inactive();
-        app.registrations.drop_inactive();
+        let live = &app.live;
+        [&*live.connections, &live.requests, &live.registrations].into_iter().for_each(SourceLimiter::drop_inactive);
         app.dialer.drop_inactive();
         app.doors.drop_inactive();
     }

@@ -16,7 +16,7 @@ use anyhow::Result;
 use chappe_node::PassedSockets;
 use clap::{Parser, Subcommand};
 
-use crate::{log::Log, output::Output};
+use crate::{log::Log, output::Output, passed_sockets};
 
 /// Call signalling over relays that need not be trusted.
 #[derive(Debug, Parser)]
@@ -70,15 +70,19 @@ impl Command {
     }
 
     /// Whether the command serves on the sockets that a service manager passes.
-    pub(crate) const fn takes_sockets(&self) -> bool {
-        matches!(self, Self::Node(node::NodeCommand::Run(_)))
+    pub(crate) const fn socket_names(&self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Node(node::NodeCommand::Run(_)) => Some(passed_sockets::OF_NODE),
+            Self::Bootstrap(bootstrap::BootstrapCommand::Run(_)) => Some(passed_sockets::OF_REGISTRY),
+            _ => None,
+        }
     }
 
     pub(crate) async fn run(self, output: &Output, log: &Log, passed: PassedSockets) -> Result<()> {
         match self {
             Self::Up(args) => up::run(args, *output).await,
             Self::Node(command) => node::run(command, *output, log, passed).await,
-            Self::Bootstrap(command) => bootstrap::run(command, *output).await,
+            Self::Bootstrap(command) => bootstrap::run(command, *output, log, passed).await,
             Self::Discover(args) => discover::run(&args, *output).await,
             Self::Doctor(args) => doctor::run(&args, *output).await,
             Self::Pair(args) => pair::run(&args, *output).await,

@@ -88,13 +88,8 @@ pub(crate) trait Config: Serialize + DeserializeOwned + Default {
 
 impl Config for NodeConfig {
     fn first_problem(&self) -> Option<(&'static str, String)> {
-        if let Err(error) = EnvFilter::try_new(&self.node.log) {
-            return Some((
-                "node.log",
-                format!("{error}; write a level such as \"info\", or \"warn,chappe_node=debug\""),
-            ));
-        }
-        self.check().err().map(|error| (error.key, error.problem.into_owned()))
+        let log = log_problem(&self.node.log, "chappe_node").map(|problem| ("node.log", problem));
+        log.or_else(|| self.check().err().map(|error| (error.key, error.problem.into_owned())))
     }
 
     fn paths(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
@@ -110,7 +105,8 @@ impl Config for NodeConfig {
 
 impl Config for BootstrapConfig {
     fn first_problem(&self) -> Option<(&'static str, String)> {
-        self.check().err().map(|error| (error.key, error.problem.into_owned()))
+        let log = log_problem(&self.bootstrap.log, "chappe_bootstrap").map(|problem| ("bootstrap.log", problem));
+        log.or_else(|| self.check().err().map(|error| (error.key, error.problem.into_owned())))
     }
 
     fn paths(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
@@ -125,6 +121,12 @@ impl Config for BootstrapConfig {
         paths.extend(self.storage.ca.as_mut().map(|path| ("storage.ca", path)));
         paths
     }
+}
+
+/// What is wrong with a log filter.
+fn log_problem(filter: &str, module: &str) -> Option<String> {
+    let error = EnvFilter::try_new(filter).err()?;
+    Some(format!("{error}; write a level such as \"info\", or \"warn,{module}=debug\""))
 }
 
 /// Whether to read the environment.

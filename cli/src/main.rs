@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // Before any other thread runs.
     let passed =
-        if cli.command.takes_sockets() { passed_sockets::take().map_err(Error::new) } else { Ok(Default::default()) };
+        cli.command.socket_names().map_or_else(|| Ok(Default::default()), passed_sockets::take).map_err(Error::new);
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(cli.command.default_log()));
     let output = Output::new(cli.json);
     let (log, result) = match Log::start(filter) {

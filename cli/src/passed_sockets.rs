@@ -11,18 +11,25 @@ use socket2::SockRef;
 /// Maximum number of passed sockets: one each for clients, nodes, the operator and http-01, and two for the relay for media.
 const MAX_SOCKETS: usize = 6;
 
+/// The names of a node's sockets.
+pub(crate) const OF_NODE: &[&str] = &["client", "federation", "turn", "admin", "http"];
+/// The names of a registry's sockets: for `http.listen` and `admin.listen`.
+pub(crate) const OF_REGISTRY: &[&str] = &["http", "admin"];
+
 /// Why passed sockets cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PassedError {
     /// More sockets than a node has.
     #[error("{0} sockets were passed (LISTEN_FDS); at most {MAX_SOCKETS} are allowed")]
     TooMany(usize),
-    /// A name that is not one of a node's, or no name.
-    #[error(
-        "a socket named `{0}` was passed (LISTEN_FDNAMES); set FileDescriptorName= in its unit to client, federation, turn, \
-         admin or http"
-    )]
-    Name(String),
+    /// A name that is not one of the daemon's, or no name.
+    #[error("a socket named `{name}` was passed (LISTEN_FDNAMES); set FileDescriptorName= in its unit to one of {}", .allowed.join(", "))]
+    Name {
+        /// The name.
+        name: String,
+        /// Those that the daemon has.
+        allowed: &'static [&'static str],
+    },
     /// Two sockets for one purpose.
     #[error("two sockets named `{0}` were passed (LISTEN_FDNAMES)")]
     Twice(String),
@@ -36,11 +43,11 @@ pub(crate) enum PassedError {
     },
 }
 
-/// Takes the sockets that were passed to this process.
+/// Takes the sockets that were passed to this process, which have these names.
 ///
 /// # Errors
 /// A socket cannot be used. The process should end, because the service manager expects the socket to be served.
-pub(crate) fn take() -> Result<PassedSockets, PassedError> {
+pub(crate) fn take(allowed: &'static [&'static str]) -> Result<PassedSockets, PassedError> {
     let mut sockets = PassedSockets::default();
     // Otherwise they are meant for a parent of this process.
     let is_for_us = env::var("LISTEN_PID").is_ok_and(|pid| pid.parse() == Ok(std::process::id()));
@@ -55,6 +62,9 @@ pub(crate) fn take() -> Result<PassedSockets, PassedError> {
     let names = names.split(':').map(str::to_owned).chain(std::iter::repeat("unknown".to_owned())).take(count);
     let mut passed = ListenFd::from_env();
     for (index, name) in names.enumerate() {
+        if !allowed.contains(&name.as_str()) {
+            return Err(PassedError::Name { name, allowed });
+        }
         let kind = |source| PassedError::Kind { name: name.clone(), source };
         let is_first = match name.as_str() {
             "client" | "admin" | "http" => {
@@ -75,14 +85,13 @@ pub(crate) fn take() -> Result<PassedSockets, PassedError> {
                 let socket = passed.take_udp_socket(index).map_err(kind)?;
                 std::mem::replace(&mut sockets.federation, socket).is_none()
             }
-            "turn" => {
+            _ => {
                 let socket = passed.take_udp_socket(index).map_err(kind)?;
                 sockets.turn.extend(socket);
                 let families: Vec<_> = sockets.turn.iter().filter_map(|socket| socket.local_addr().ok()).collect();
                 families.iter().filter(|addr| addr.is_ipv4()).count() <= 1
                     && families.iter().filter(|addr| SocketAddr::is_ipv6(addr)).count() <= 1
             }
-            _ => return Err(PassedError::Name(name)),
         };
         if !is_first {
             return Err(PassedError::Twice(name));

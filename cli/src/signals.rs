@@ -1,8 +1,7 @@
 //! The signals of a long-running command: which ones stop it, and which are ignored.
 //!
 //! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP stops a client or `up`, because its terminal was closed. On
-//! SIGHUP a node reads its configuration again; a registry ignores it. Daemons also ignore the other signals whose default
-//! action would end the process without a shutdown, among them the real-time signals. A write beyond the file size limit
+//! SIGHUP a daemon reads its configuration again. Daemons ignore the other signals whose default action would end the process without a shutdown, among them the real-time signals. A write beyond the file size limit
 //! (SIGXFSZ) then fails with an error. Rust's runtime ignores SIGPIPE.
 //!
 //! SIGKILL cannot be handled. The signals of faults (SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP) end the
@@ -44,23 +43,13 @@ pub(crate) struct Signals {
     stopping: Vec<Signal>,
     /// The signal to read the configuration again, if the daemon can do that.
     reload: Option<Signal>,
-    /// The tasks that log ignored signals.
-    ignoring: JoinSet<()>,
+    /// The tasks that log ignored signals end with it.
+    _ignoring: JoinSet<()>,
 }
 
 impl Signals {
-    /// The signals of a daemon that reads its configuration only at the start.
+    /// The signals of a daemon, which reads its configuration again on SIGHUP.
     pub(crate) fn for_daemon() -> Result<Self> {
-        let mut signals = Self::for_reloading_daemon()?;
-        if let Some(hangup) = signals.reload.take() {
-            let text = "SIGHUP: the configuration is only read at start; restart to apply changes";
-            signals.ignoring.spawn(ignore(hangup, text.to_owned()));
-        }
-        Ok(signals)
-    }
-
-    /// The signals of a daemon that reads its configuration again on SIGHUP.
-    pub(crate) fn for_reloading_daemon() -> Result<Self> {
         let mut ignoring = JoinSet::new();
         let named = IGNORED.into_iter().map(|(number, text)| (number.as_raw(), text.to_owned()));
         let first = libc::SIGRTMIN();
@@ -69,13 +58,13 @@ impl Signals {
             ignoring.spawn(ignore(listen_for_raw(number)?, text));
         }
         let stopping = STOPPING.into_iter().map(listen_for).collect::<Result<_>>()?;
-        Ok(Self { stopping, reload: Some(listen_for(Number::HUP)?), ignoring })
+        Ok(Self { stopping, reload: Some(listen_for(Number::HUP)?), _ignoring: ignoring })
     }
 
     /// The signals of a client or another long-running foreground command.
     pub(crate) fn for_foreground() -> Result<Self> {
         let stopping = STOPPING.into_iter().chain([Number::HUP]).map(listen_for).collect::<Result<_>>()?;
-        Ok(Self { stopping, reload: None, ignoring: JoinSet::new() })
+        Ok(Self { stopping, reload: None, _ignoring: JoinSet::new() })
     }
 
     /// Waits for a signal that stops the command.

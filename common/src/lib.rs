@@ -6,6 +6,8 @@
 pub mod admission;
 pub mod beacon;
 pub mod blinding;
+#[cfg(feature = "changed-keys")]
+pub mod changed_keys;
 pub mod client;
 pub mod code;
 pub mod code_claim;

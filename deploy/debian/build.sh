@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../.."
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 version=${CHAPPE_VERSION:-$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -1)}
 architecture=$(dpkg --print-architecture)
-units=(chappe-node.service chappe-node-{client,federation,http,turn}.socket chappe-registry.service)
+units=(chappe-node.service chappe-node-{client,federation,http,turn}.socket chappe-registry.service chappe-registry-http.socket)
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT

@@ -19,10 +19,13 @@ pub use self::{
     advertised::{Advertised, AdvertisedError},
     budget::{BudgetSection, CountedBytes},
     federation::{AdmissionPolicy, FederationSection},
-    live::ChangedKeys,
     turn::TurnSection,
 };
-pub(crate) use self::{advertised::can_be_dialled, check::MAX_ICE_SERVERS, live::LiveConfig};
+pub(crate) use self::{
+    advertised::can_be_dialled,
+    check::MAX_ICE_SERVERS,
+    live::{LiveConfig, changed_keys},
+};
 use crate::membership::{
     Settings,
     admission::{Admission, Policy},

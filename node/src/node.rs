@@ -24,7 +24,7 @@ use crate::{
     budget_runtime,
     call_page::{CallPage, PageError},
     clock::Clock,
-    config::{ChangedKeys, ConfigError, LiveConfig, NodeConfig},
+    config::{ConfigError, LiveConfig, NodeConfig},
     context::Context,
     core::{ClientLimits, Core},
     federation::{
@@ -329,7 +329,7 @@ impl Node {
     ///
     /// # Errors
     /// The configuration is not valid, or the certificate cannot be used. Nothing is replaced.
-    pub async fn reload(&self, config: &NodeConfig) -> Result<ChangedKeys, ReloadError> {
+    pub async fn reload(&self, config: &NodeConfig) -> Result<chappe_common::changed_keys::ChangedKeys, ReloadError> {
         reload::apply(&self.core, self.tls.as_ref(), config).await
     }
 

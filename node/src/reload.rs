@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 
+use chappe_common::changed_keys::ChangedKeys;
+
 use crate::{
-    config::{ChangedKeys, ConfigError, LiveConfig, NodeConfig},
+    config::{ConfigError, LiveConfig, NodeConfig, changed_keys},
     core::Core,
     limits::rates::SourceRates,
     websocket::tls::{Tls, TlsError},
@@ -33,7 +35,7 @@ pub(crate) async fn apply(core: &Core, tls: Option<&Arc<Tls>>, new: &NodeConfig)
     if let Some((cert, key)) = tls.and_then(|tls| tls.paths()) {
         (in_use.client.tls_cert, in_use.client.tls_key) = (Some(cert), Some(key));
     }
-    let mut changed = ChangedKeys::between(&in_use, new);
+    let mut changed = changed_keys(&in_use, new);
     let from_files = tls.filter(|tls| tls.paths().is_some());
     match (from_files, &new.client.tls_cert, &new.client.tls_key) {
         (Some(tls), Some(cert), Some(key)) => {

@@ -14,9 +14,10 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::{Result, bail};
-use chappe_bootstrap::{Bootstrap, BootstrapConfig, keys};
+use anyhow::Result;
+use chappe_bootstrap::{Bootstrap, BootstrapConfig, PassedListeners, keys};
 use chappe_common::directory::MAX_DELEGATION;
+use chappe_node::PassedSockets;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -24,7 +25,7 @@ use super::{
     daemon::{self, DaemonArgs, Wake, explain_start},
     init::{create, refuse_existing, toml_list},
 };
-use crate::{open_files::OpenFiles, output::Output, service_manager::ServiceManager, signals::Signals};
+use crate::{log::Log, open_files::OpenFiles, output::Output, service_manager::ServiceManager, signals::Signals};
 
 const TEMPLATE: &str = include_str!("../../templates/bootstrap.toml");
 
@@ -99,29 +100,9 @@ struct Made<'a> {
     config: &'a Path,
 }
 
-pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()> {
+pub(crate) async fn run(command: BootstrapCommand, output: Output, log: &Log, passed: PassedSockets) -> Result<()> {
     match command {
-        BootstrapCommand::Run(args) => {
-            let mut signals = Signals::for_daemon()?;
-            let mut config: BootstrapConfig = args.load()?;
-            let connections = &mut config.limits.max_connections;
-            *connections = OpenFiles::raise().limit_connections("limits.max_connections", *connections);
-            let mut registry = Bootstrap::spawn(config).await.map_err(explain_start)?;
-            let url = format!("http://{}", registry.addr());
-            let admin_url = registry.admin_addr().map(|addr| format!("http://{addr}"));
-            let metrics = admin_url.as_ref().map_or_else(String::new, |url| format!(", metrics at {url}/metrics"));
-            let text = format!("registry at {url}{metrics}; {} nodes listed", registry.listed());
-            output.print(&text, &Ready { event: "ready", registry: url, admin_url });
-            let mut manager = ServiceManager::from_env();
-            manager.ready();
-            let wake = daemon::wait(&mut signals, &mut manager, registry.failed(), || "serving".to_owned()).await;
-            // A registry ignores the signal to reload.
-            let Wake::Stop(failure) = wake else { bail!("unexpected reload") };
-            output.print_text("stopping");
-            manager.stopping("stopping");
-            manager.alive_during(registry.shutdown()).await;
-            daemon::finish(output, failure)
-        }
+        BootstrapCommand::Run(args) => run_registry(&args, output, log, passed).await,
         BootstrapCommand::Init(args) => init(&args, output),
         BootstrapCommand::Delegate(args) => delegate(&args, output),
         BootstrapCommand::Revoke(args) => revoke::run(&args, output).await,
@@ -134,6 +115,48 @@ pub(crate) async fn run(command: BootstrapCommand, output: Output) -> Result<()>
         BootstrapCommand::Backup(args) => backup::write(&args, output),
         BootstrapCommand::RestoreBackup(args) => backup::restore(&args, output),
     }
+}
+
+async fn run_registry(args: &DaemonArgs, output: Output, log: &Log, passed: PassedSockets) -> Result<()> {
+    let mut signals = Signals::for_daemon()?;
+    let mut manager = ServiceManager::from_env();
+    let config = load(args)?;
+    log.set_filter(&config.bootstrap.log);
+    let passed = PassedListeners { http: passed.http, admin: passed.admin };
+    let mut registry = Bootstrap::spawn_on(passed, config).await.map_err(explain_start)?;
+    let url = format!("http://{}", registry.addr());
+    let admin_url = registry.admin_addr().map(|addr| format!("http://{addr}"));
+    let metrics = admin_url.as_ref().map_or_else(String::new, |url| format!(", metrics at {url}/metrics"));
+    let text = format!("registry at {url}{metrics}; {} nodes listed", registry.listed());
+    output.print(&text, &Ready { event: "ready", registry: url, admin_url });
+    manager.ready();
+    let failure = loop {
+        match daemon::wait(&mut signals, &mut manager, registry.failed(), || "serving".to_owned()).await {
+            Wake::Stop(failure) => break failure,
+            Wake::Reload => {
+                manager.reloading();
+                match load(args).and_then(|config| Ok((registry.reload(&config)?, config))) {
+                    Ok((changed, config)) => {
+                        daemon::report_reload(&changed, log, "bootstrap.log", &config.bootstrap.log);
+                    }
+                    Err(error) => daemon::report_failed_reload(&error),
+                }
+                manager.ready();
+            }
+        }
+    };
+    output.print_text("stopping");
+    manager.stopping("stopping");
+    manager.alive_during(registry.shutdown()).await;
+    daemon::finish(output, failure)
+}
+
+/// Loads the configuration, and lowers the bound that needs more open files than this process may have.
+fn load(args: &DaemonArgs) -> Result<BootstrapConfig> {
+    let mut config: BootstrapConfig = args.load()?;
+    let connections = &mut config.limits.max_connections;
+    *connections = OpenFiles::raise().limit_connections("limits.max_connections", *connections);
+    Ok(config)
 }
 
 fn init(args: &InitArgs, output: Output) -> Result<()> {

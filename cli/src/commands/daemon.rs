@@ -7,14 +7,15 @@ use std::{
 };
 
 use anyhow::{Error, Result};
-use chappe_common::task_failure::TaskFailure;
+use chappe_common::{changed_keys::ChangedKeys, task_failure::TaskFailure};
 use chappe_node::StartError;
 use clap::Args;
 use serde::Serialize;
 
 use crate::{
     config::{Config, Environment, Setting, load},
-    output::Output,
+    log::{LOG_VARIABLE, Log},
+    output::{Output, error_text},
     service_manager::ServiceManager,
     signals::{Request, Signals},
 };
@@ -68,6 +69,26 @@ pub(crate) fn ended(failure: Option<TaskFailure>) -> Result<()> {
         None => Ok(()),
         Some(failure) => Err(Error::new(failure).context("a task of the daemon has ended unexpectedly")),
     }
+}
+
+/// Logs what a reload has replaced, and applies the log filter if its key `log_key` was among that.
+pub(crate) fn report_reload(changed: &ChangedKeys, log: &Log, log_key: &str, filter: &str) {
+    match changed.reloaded.as_slice() {
+        [] => tracing::info!("reloaded the configuration; no key that applies at once has changed"),
+        keys => tracing::info!(keys = keys.join(", "), "reloaded the configuration"),
+    }
+    if !changed.need_restart.is_empty() {
+        tracing::warn!(keys = changed.need_restart.join(", "), "restart to apply the other changes");
+    }
+    if changed.reloaded.iter().any(|key| key == log_key) && !log.set_filter(filter) {
+        tracing::warn!("{LOG_VARIABLE} in the environment overrides {log_key}");
+    }
+}
+
+/// Logs why a reload has replaced nothing.
+pub(crate) fn report_failed_reload(error: &Error) {
+    let error = error_text(error);
+    tracing::error!("cannot reload the configuration, and continuing with the previous one: {error}");
 }
 
 #[derive(Serialize)]

@@ -20,11 +20,12 @@ const REGISTRY_PORTS: [&str; 2] = ["--set", "http.listen=127.0.0.1:0"];
 /// Maximal exposure level of a unit in `systemd-analyze security`, times ten. systemd 252 reports 11.
 const MOST_EXPOSED: &str = "--threshold=15";
 const SERVICES: [&str; 2] = ["chappe-node.service", "chappe-registry.service"];
-const SOCKETS: [&str; 4] = [
+const SOCKETS: [&str; 5] = [
     "chappe-node-client.socket",
     "chappe-node-federation.socket",
     "chappe-node-turn.socket",
     "chappe-node-http.socket",
+    "chappe-registry-http.socket",
 ];
 /// The first systemd version with `RestartSteps=`.
 const KNOWS_BACKOFF: u32 = 254;
@@ -96,20 +97,19 @@ fn systemd_accepts_the_units_and_rates_them_as_hardened() {
 
 #[test]
 fn a_socket_unit_has_the_name_and_the_default_address_of_its_key() {
-    let template =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/node.toml")).expect("a template");
-    for (unit, listen, name) in [
-        (SOCKETS[0], "ListenStream", "client"),
-        (SOCKETS[1], "ListenDatagram", "federation"),
-        (SOCKETS[2], "ListenDatagram", "turn"),
-        (SOCKETS[3], "ListenStream", "http"),
+    let template = |name: &str| {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("templates").join(name)).expect("a template")
+    };
+    let (node, registry) = (template("node.toml"), template("bootstrap.toml"));
+    for (unit, listen, name, service, template) in [
+        (SOCKETS[0], "ListenStream", "client", "chappe-node.service", &node),
+        (SOCKETS[1], "ListenDatagram", "federation", "chappe-node.service", &node),
+        (SOCKETS[2], "ListenDatagram", "turn", "chappe-node.service", &node),
+        (SOCKETS[3], "ListenStream", "http", "chappe-node.service", &node),
+        (SOCKETS[4], "ListenStream", "http", "chappe-registry.service", &registry),
     ] {
         let text = read(&format!("systemd/{unit}"));
-        assert_eq!(
-            (value(&text, "FileDescriptorName"), value(&text, "Service")),
-            (name, "chappe-node.service"),
-            "{unit}"
-        );
+        assert_eq!((value(&text, "FileDescriptorName"), value(&text, "Service")), (name, service), "{unit}");
         let addr = value(&text, listen);
         // The relay for media is off by default; its port is that of STUN.
         let is_default = ["listen", "http_listen"].iter().any(|key| template.contains(&format!("#{key} = \"{addr}\"")));

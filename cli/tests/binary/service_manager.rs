@@ -213,13 +213,67 @@ fn sighup_applies_what_it_can_and_names_what_needs_a_restart() {
     let line =
         |part: &str| log.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("no {part} in {log}"));
     let keys = "keys=\"client.trusted_proxies, limits.source_connections, node.log\"";
-    assert!(line("INFO chappe::commands::node::run: reloaded the configuration keys").contains(keys), "{log}");
-    assert!(line("restart the node").contains("keys=\"limits.max_pending_leases, node.region\""), "{log}");
+    assert!(line("INFO chappe::commands::daemon: reloaded the configuration keys").contains(keys), "{log}");
+    assert!(line("restart to apply").contains("keys=\"limits.max_pending_leases, node.region\""), "{log}");
     let refused = line("cannot reload the configuration");
     assert!(refused.contains("node.toml") && refused.contains("limits.source_connections: at least 1"), "{refused}");
     assert!(line("cannot be used").contains("cert.pem"), "the file is named: {log}");
     let unchanged = log.lines().filter(|line| line.contains("no key that applies at once has changed"));
     assert_eq!(unchanged.count(), 1, "the last reload's is below the new level: {log}");
+}
+
+#[test]
+fn a_registry_applies_changed_limits_and_names_what_needs_a_restart() {
+    let (dir, manager) = (tempfile::tempdir().expect("a temporary folder"), Manager::new());
+    let file = dir.path().join("bootstrap.toml");
+    init_registry(&file);
+    let config = fs::read_to_string(&file).expect("the config");
+    let write = |bootstrap: &str, limits: &str| {
+        let text = config.replace("[bootstrap]", &format!("[bootstrap]\n{bootstrap}"));
+        fs::write(&file, text.replace("[limits]", &format!("[limits]\n{limits}"))).expect("a writable folder");
+    };
+    let mut command = run_registry(&file);
+    command.env("NOTIFY_SOCKET", &manager.path);
+    let mut registry = Running::start(&mut command);
+    let url = text(&registry.event("ready"), "registry");
+    assert_eq!(manager.message(), ["READY=1"]);
+    let reload = || {
+        registry.signal("HUP");
+        manager.message_with("RELOADING=1");
+        assert_eq!(manager.message(), ["READY=1"], "each reload ends with it");
+    };
+    let answers = |count: usize| -> Vec<u16> {
+        let status = |_| {
+            let mut status = [0; 12];
+            ask_health(url.parse().expect("an address"))
+                .and_then(|mut stream| stream.read_exact(&mut status))
+                .expect("an answer");
+            String::from_utf8_lossy(&status[9..]).parse().expect("a status")
+        };
+        (0..count).map(status).collect()
+    };
+    assert_eq!(answers(4), [200; 4]);
+    write("", "requests_per_minute = 3\nmax_nodes = 7");
+    reload();
+    assert_eq!(answers(4), [200, 200, 200, 429]);
+    // What cannot be applied changes nothing, and each source has its whole allowance again after a change.
+    write("", "requests_per_minute = 0");
+    reload();
+    assert_eq!(answers(1), [429]);
+    write("log = 'warn'", "requests_per_minute = 2\nmax_nodes = 7");
+    reload();
+    assert_eq!(answers(3), [200, 200, 429]);
+    write("log = 'chappe=loud'", "requests_per_minute = 5\nmax_nodes = 7");
+    reload();
+    assert_eq!(answers(1), [429]);
+    registry.signal("TERM");
+    let (_, log) = texts(&registry.finish());
+    let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count();
+    assert_eq!(lines("reloaded the configuration keys=\"limits.requests_per_minute\""), 1, "{log}");
+    assert_eq!(lines("keys=\"bootstrap.log, limits.requests_per_minute\""), 1, "{log}");
+    assert_eq!(lines("restart to apply the other changes keys=\"limits.max_nodes\""), 2, "{log}");
+    assert_eq!(lines("cannot reload the configuration"), 2, "{log}");
+    assert_eq!((lines("every rate is at least 1 a minute"), lines("bootstrap.log: ")), (1, 1), "{log}");
 }
 
 /// Whether the node presents this certificate.
@@ -375,6 +429,32 @@ fn open_session(addr: SocketAddr) -> TcpStream {
     stream.read_exact(&mut status).expect("a status");
     assert_eq!(&status[9..], b"101");
     stream
+}
+
+#[test]
+fn a_registry_serves_on_passed_sockets_and_a_restart_refuses_no_request() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("bootstrap.toml");
+    init_registry(&file);
+    let [http, admin] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let [http_addr, admin_addr] = [&http, &admin].map(|listener| listener.local_addr().expect("an address"));
+    for _ in 0..2 {
+        // It waits until the registry serves.
+        let waiting = ask_health(http_addr).expect("the socket is bound");
+        let mut command = with_sockets(&run_registry(&file), &[("http", &http), ("admin", &admin)]);
+        let mut registry = Running::start(&mut command);
+        let ready = registry.event("ready");
+        assert_eq!(text(&ready, "registry"), http_addr.to_string());
+        assert_eq!(text(&ready, "admin_url"), admin_addr.to_string());
+        read_health(waiting).expect("the response to the first connection");
+        assert_eq!(metric(&admin_addr.to_string(), "chappe_bootstrap_listed_nodes"), 0);
+        registry.signal("TERM");
+        assert!(registry.finish().status.success());
+    }
+    let output = Running::start(&mut with_sockets(&run_registry(&file), &[("client", &http)])).finish();
+    assert_eq!(output.status.code(), Some(1));
+    let error = texts(&output).1;
+    assert!(error.contains("a socket named `client` was passed") && error.contains("one of http, admin"), "{error}");
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! The values that a running node replaces when its configuration is read again, and which keys changed.
 
-use std::collections::BTreeMap;
-
+use chappe_common::changed_keys::ChangedKeys;
 use ipnet::IpNet;
-use serde_json::Value;
 
 use super::{LimitsSection, NodeConfig};
 
@@ -39,69 +37,24 @@ impl LiveConfig {
     }
 }
 
-/// The keys that differ between two configurations. Values are not part of it: some are secret.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ChangedKeys {
-    /// Those that a running node replaces.
-    pub reloaded: Vec<String>,
-    /// Those that need a restart.
-    pub need_restart: Vec<String>,
-}
-
-impl ChangedKeys {
-    /// Compares two configurations.
-    pub(crate) fn between(old: &NodeConfig, new: &NodeConfig) -> Self {
-        let (old, new) = (values(old), values(new));
-        let changed = new.into_iter().filter(|(key, value)| old.get(key) != Some(value)).map(|(key, _)| key);
-        let is_reloaded = |key: &String| {
-            let is_limit = key.starts_with("limits.") && !FIXED_LIMITS.contains(&key.as_str());
-            is_limit || RELOADED.contains(&key.as_str())
-        };
-        let (reloaded, need_restart) = changed.partition(is_reloaded);
-        Self { reloaded, need_restart }
-    }
-
-    /// Moves keys to those that need a restart.
-    pub(crate) fn move_to_restart(&mut self, is_moved: impl Fn(&str) -> bool) {
-        let moved = self.reloaded.extract_if(.., |key| is_moved(key));
-        self.need_restart.extend(moved);
-        self.need_restart.sort();
-    }
-
-    /// Returns whether a key of this section, or this key, was replaced.
-    pub(crate) fn has_reloaded(&self, prefix: &str) -> bool {
-        self.reloaded.iter().any(|key| key.starts_with(prefix))
-    }
-}
-
-/// All keys as `section.key` or `section.table.key`, with their values.
-fn values(config: &NodeConfig) -> BTreeMap<String, Value> {
-    let mut found = BTreeMap::new();
-    let all = serde_json::to_value(config).expect("every key has a JSON form");
-    let mut open = vec![(String::new(), all)];
-    while let Some((key, value)) = open.pop() {
-        match value {
-            Value::Object(keys) => {
-                let of_table = |inner: String| if key.is_empty() { inner } else { format!("{key}.{inner}") };
-                open.extend(keys.into_iter().map(|(inner, value)| (of_table(inner), value)));
-            }
-            value => {
-                found.insert(key, value);
-            }
-        }
-    }
-    found
+/// Compares two configurations.
+pub(crate) fn changed_keys(old: &NodeConfig, new: &NodeConfig) -> ChangedKeys {
+    ChangedKeys::between(old, new, |key| {
+        RELOADED.contains(&key) || (key.starts_with("limits.") && !FIXED_LIMITS.contains(&key))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use chappe_common::changed_keys::values;
+
     use super::*;
 
     #[test]
     fn changed_keys_are_told_apart_by_whether_they_need_a_restart() {
         let old = NodeConfig::default();
         let mut new = old.clone();
-        assert_eq!(ChangedKeys::between(&old, &new), ChangedKeys::default());
+        assert_eq!(changed_keys(&old, &new), ChangedKeys::default());
         new.limits.messages_per_minute = 7;
         new.limits.max_pending_leases = 20_000;
         new.client.trusted_proxies = vec!["127.0.0.1/32".parse().expect("a network")];
@@ -109,7 +62,7 @@ mod tests {
         new.client.tls_cert = Some("cert.pem".into());
         new.client.acme.enabled = true;
         new.node.region = "eu-west".to_owned();
-        let changed = ChangedKeys::between(&old, &new);
+        let changed = changed_keys(&old, &new);
         assert_eq!(changed.reloaded, ["client.tls_cert", "client.trusted_proxies", "limits.messages_per_minute"]);
         assert_eq!(
             changed.need_restart,

@@ -10,9 +10,9 @@ use super::NodeLine;
 use crate::{
     commands::daemon::{self, DaemonArgs, Wake, explain_start},
     explain,
-    log::{LOG_VARIABLE, Log},
+    log::Log,
     open_files::OpenFiles,
-    output::{self, Output},
+    output::Output,
     service_manager::ServiceManager,
     signals::Signals,
 };
@@ -27,7 +27,7 @@ struct Ready {
 }
 
 pub(super) async fn run(args: &DaemonArgs, output: Output, log: &Log, passed: PassedSockets) -> Result<()> {
-    let mut signals = Signals::for_reloading_daemon()?;
+    let mut signals = Signals::for_daemon()?;
     let mut manager = ServiceManager::from_env();
     let config = load(args)?;
     log.set_filter(&config.node.log);
@@ -46,8 +46,7 @@ pub(super) async fn run(args: &DaemonArgs, output: Output, log: &Log, passed: Pa
             Wake::Reload => {
                 manager.reloading();
                 if let Err(error) = reload(args, &node, log).await {
-                    let error = output::error_text(&error);
-                    tracing::error!("cannot reload the configuration, and continuing with the previous one: {error}");
+                    daemon::report_failed_reload(&error);
                 }
                 manager.ready();
             }
@@ -78,17 +77,8 @@ fn load(args: &DaemonArgs) -> Result<NodeConfig> {
 async fn reload(args: &DaemonArgs, node: &Node, log: &Log) -> Result<()> {
     let config = load(args)?;
     let changed = node.reload(&config).await.map_err(Error::new)?;
-    match changed.reloaded.as_slice() {
-        [] => tracing::info!("reloaded the configuration; no key that applies at once has changed"),
-        keys => tracing::info!(keys = keys.join(", "), "reloaded the configuration"),
-    }
-    if !changed.need_restart.is_empty() {
-        tracing::warn!(keys = changed.need_restart.join(", "), "restart the node to apply the other changes");
-    }
+    daemon::report_reload(&changed, log, "node.log", &config.node.log);
     warn_of_hidden_clients(&config);
-    if changed.reloaded.iter().any(|key| key == "node.log") && !log.set_filter(&config.node.log) {
-        tracing::warn!("{LOG_VARIABLE} in the environment overrides node.log");
-    }
     Ok(())
 }
 
