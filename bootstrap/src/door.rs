@@ -33,7 +33,7 @@ use crate::{
 const NAME_WAIT: Duration = Duration::from_secs(2);
 /// Time limit for trying an address: seven round trips of half a second, and a lost packet. It occupies a place of a probe.
 const DOOR_WAIT: Duration = Duration::from_secs(5);
-/// Addresses that are tried at the same time: as many as a record has URLs.
+/// Addresses that are tried at the same time: as many as a record has URLs, and as the resolver returns for a name.
 const MAX_TRIES: usize = MAX_ADDRESSES;
 
 /// Tries doors.
@@ -75,6 +75,8 @@ impl Tried {
 
 /// A URL and an address of its host.
 struct Target {
+    /// The index of the address among those of the host's family.
+    rank: usize,
     place: u8,
     door: Door,
     addr: SocketAddr,
@@ -118,7 +120,7 @@ impl DoorProber {
                 Err(NotResolved::Unknown) => tried.is_incomplete = true,
             }
         }
-        targets.truncate(MAX_TRIES);
+        tried.is_incomplete |= keep_first(&mut targets);
         let (own, others): (Vec<_>, Vec<_>) =
             targets.into_iter().partition(|target| target.addr.ip() == listing.proved.to_canonical());
         for targets in [own, others] {
@@ -141,7 +143,7 @@ impl DoorProber {
         self.lookups.drop_inactive();
     }
 
-    /// The addresses of a URL's host that may be tried: one of each family.
+    /// The addresses of a URL's host that may be tried. A client may get any of them from its resolver.
     ///
     /// # Errors
     /// It is not known where the URL leads to, or whether the registry's own limits allow a try.
@@ -170,20 +172,21 @@ impl DoorProber {
         let proved = listing.proved.to_canonical();
         let may_try = |ip: &IpAddr| may_dial(*ip, proved, &self.exempt) && is_elsewhere(*ip);
         let allowed: Vec<_> = ips.into_iter().map(|ip| ip.to_canonical()).filter(may_try).collect();
-        let first = |is_v4: bool| allowed.iter().copied().find(|ip| ip.is_ipv4() == is_v4);
-        let mut targets = Vec::new();
-        for ip in [true, false].into_iter().filter_map(first) {
+        let mut targets: Vec<Target> = Vec::new();
+        for ip in allowed {
             // Strangers must not use up the tries at a node's own address.
             if ip != proved && !self.targets.allows(ip) {
                 return Err(NotResolved::Unknown);
             }
-            targets.push(Target { place, addr: SocketAddr::new(ip, door.port()), door: door.clone() });
+            let addr = SocketAddr::new(ip, door.port());
+            let rank = targets.iter().filter(|target| target.addr.is_ipv4() == addr.is_ipv4()).count();
+            targets.push(Target { rank, place, addr, door: door.clone() });
         }
         Ok(targets)
     }
 
     async fn try_at(&self, record: &NodeRecord, target: &Target) -> DoorTry {
-        let Target { place, door, addr } = target;
+        let Target { place, door, addr, rank: _ } = target;
         let Ok(report) = timeout(DOOR_WAIT, door.check(record.node, *addr, self.net.tls())).await else {
             return DoorTry::Fails(fault(*place, Outcome::NoAnswer));
         };
@@ -196,6 +199,15 @@ impl DoorProber {
             _ => DoorTry::NotTried,
         }
     }
+}
+
+/// Keeps as many addresses as are tried, those first that come first for their URL and family. Returns whether others are left
+/// out.
+fn keep_first(targets: &mut Vec<Target>) -> bool {
+    targets.sort_by_key(|target| (target.rank, target.place));
+    let is_incomplete = targets.len() > MAX_TRIES;
+    targets.truncate(MAX_TRIES);
+    is_incomplete
 }
 
 const fn fault(place: u8, outcome: Outcome) -> Fault {
@@ -279,6 +291,23 @@ mod tests {
         assert_eq!(Tried::default().result(), DoorTry::NotTried);
         let tried = Tried { faults: vec![fault(0, Outcome::Refused)], is_incomplete: true };
         assert_eq!(tried.result(), DoorTry::NotTried);
+    }
+
+    #[test]
+    fn all_addresses_of_a_name_are_tried_and_none_of_another_url_is_left_out_for_them() {
+        let target = |place, rank, last| Target {
+            rank,
+            place,
+            addr: ([198, 51, 100, last], 443).into(),
+            door: Door::parse("wss://a.example").expect("a URL"),
+        };
+        let ips = |targets: &[Target]| targets.iter().map(|target| target.addr.ip().to_string()).collect::<Vec<_>>();
+        let mut several = vec![target(0, 0, 1), target(0, 1, 2), target(0, 2, 3), target(1, 0, 9)];
+        assert!(!keep_first(&mut several));
+        assert_eq!(ips(&several), ["198.51.100.1", "198.51.100.9", "198.51.100.2", "198.51.100.3"]);
+        several.push(target(1, 1, 8));
+        assert!(keep_first(&mut several), "nothing follows if one was not tried");
+        assert_eq!(ips(&several), ["198.51.100.1", "198.51.100.9", "198.51.100.2", "198.51.100.8"]);
     }
 
     #[test]

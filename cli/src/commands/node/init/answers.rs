@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     str::FromStr,
 };
 
@@ -46,6 +46,8 @@ pub(super) struct Answers {
     pub(super) host: Option<Host>,
     pub(super) tls: Tls,
     pub(super) relay_media: bool,
+    /// Whether this machine reaches the internet by IPv6, so that a name may also lead to it by IPv6.
+    pub(super) has_ipv6: bool,
 }
 
 impl FromStr for Host {
@@ -117,7 +119,7 @@ impl Answers {
                 && ask_yes_no(
                     "Also relay the media of calls? This takes bandwidth, and some hosting companies bill it",
                 )?;
-        Ok(Self { host: Some(host), tls, relay_media })
+        Ok(Self { host: Some(host), tls, relay_media, has_ipv6: has_ipv6_route() })
     }
 
     /// The URL for clients.
@@ -146,7 +148,10 @@ impl Answers {
     /// The lines of the template to replace: a key, its default, and its value.
     pub(super) fn settings(&self) -> Vec<(&'static str, &'static str, String)> {
         let mut settings = Vec::new();
-        let any = if self.host.as_ref().is_some_and(Host::is_v6) { "[::]" } else { "0.0.0.0" };
+        let is_name = matches!(self.host, Some(Host::Name(_)));
+        // A socket at [::] receives IPv4, too.
+        let takes_v6 = self.host.as_ref().is_some_and(Host::is_v6) || (is_name && self.has_ipv6);
+        let any = if takes_v6 { "[::]" } else { "0.0.0.0" };
         let mut listen = |key, default: &'static str, addr: &str| {
             let value = toml_text(addr);
             if value != default {
@@ -166,7 +171,10 @@ impl Answers {
             settings.push(("trusted_proxies", "[]", toml_text(["127.0.0.1/32"])));
         }
         if self.relay_media {
-            settings.push(("listen", "[]", toml_text([format!("{any}:3478")])));
+            // The relay has a socket for each family.
+            let families: &[&str] = if is_name && self.has_ipv6 { &["0.0.0.0", "[::]"] } else { &[any] };
+            let listen: Vec<_> = families.iter().map(|any| format!("{any}:3478")).collect();
+            settings.push(("listen", "[]", toml_text(listen)));
             if let Some(Host::Address(ip)) = self.host {
                 settings.push(("external", "[]", toml_text([ip])));
             }
@@ -181,6 +189,13 @@ pub(in crate::commands::node) fn public_address() -> Option<IpAddr> {
     // A documentation address (RFC 5737), to which the default route leads.
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
     Some(socket.local_addr().ok()?.ip()).filter(|ip| special::is_public(*ip))
+}
+
+/// Whether packets to the internet would leave this machine by IPv6. Sends none.
+fn has_ipv6_route() -> bool {
+    let Ok(socket) = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) else { return false };
+    // A documentation address (RFC 3849), to which the default route leads.
+    socket.connect((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9)).is_ok()
 }
 
 fn ask_host() -> Result<Host> {

@@ -158,7 +158,8 @@ mod tests {
             ("203.0.113.7", Tls::Acme, "wss://203.0.113.7", "0.0.0.0:443", "0.0.0.0:8711", "0.0.0.0:3478"),
             ("2001:db8::7", Tls::None, "ws://[2001:db8::7]:8710", "[::]:8710", "[::]:8711", "[::]:3478"),
         ] {
-            let answers = Answers { host: Some(host.parse().expect("a host")), tls, relay_media: true };
+            let host = host.parse().expect("a host");
+            let answers = Answers { host: Some(host), tls, relay_media: true, has_ipv6: false };
             let mut content = Content {
                 roots: vec![root.public()],
                 registries: vec!["https://registry.example".to_owned()],
@@ -187,6 +188,27 @@ mod tests {
             let host = config.client.urls[0].rsplit_once("//").expect("a URL").1.replace(":8710", "");
             assert_eq!(config.federation.advertise[0].to_string(), format!("{host}:8711"));
         }
+    }
+
+    #[test]
+    fn a_name_on_a_machine_with_ipv6_is_served_by_both_families() {
+        let listens = |host: &str, has_ipv6| {
+            let host = host.parse().expect("a host");
+            let answers = Answers { host: Some(host), tls: Tls::Acme, relay_media: true, has_ipv6 };
+            let mut content = Content { answers, ..content() };
+            content.urls.clear();
+            content.advertise.clear();
+            content.add_addresses().expect("an address");
+            let config = load_text(&content.filled(), str::to_owned);
+            let mut addrs = vec![config.client.listen, config.federation.listen];
+            addrs.extend(&config.turn.listen);
+            addrs.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(listens("node.example.org", true), ["[::]:443", "[::]:8711", "0.0.0.0:3478", "[::]:3478"]);
+        assert_eq!(listens("node.example.org", false), ["0.0.0.0:443", "0.0.0.0:8711", "0.0.0.0:3478"]);
+        // An address leads to this machine by its own family alone.
+        assert_eq!(listens("203.0.113.7", true), ["0.0.0.0:443", "0.0.0.0:8711", "0.0.0.0:3478"]);
+        assert_eq!(listens("2001:db8::7", true), ["[::]:443", "[::]:8711", "[::]:3478"]);
     }
 
     #[test]
