@@ -375,3 +375,47 @@ pub(crate) fn confirmation(confirmation: &Confirmation) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn health(relay: Option<&str>, budget: Option<&str>) -> Health {
+        let page = json!({
+            "status": "healthy", "serverId": "", "version": "", "uptime": 1, "relay": relay, "budget": budget,
+        });
+        serde_json::from_value(page).expect("a page")
+    }
+
+    #[test]
+    fn each_reason_why_a_relay_pauses_has_its_own_text_and_a_remedy() {
+        for (relay, budget, problem, means, advice) in [
+            ("draining", None, "the node is stopping", "until times.drain has passed", "start this one again"),
+            ("budget", None, "exceeds budget.bytes_per_second", "running calls go on", "raise budget.bytes_per_second"),
+            ("budget", Some("open"), "exceeds budget.bytes_per_second", "running calls go on", "in a few minutes"),
+            ("budget", Some("no_relay"), "is nearly used up", "running calls go on", "raise budget.monthly_bytes"),
+            ("budget", Some("asleep"), "the node sleeps", "its calls have ended", "use another node"),
+            ("no_address", None, "does not know its external address", "two members", "set turn.external"),
+            ("stopped", Some("open"), "the relay's thread has stopped", "the node itself goes on", "restart the node"),
+        ] {
+            let health = health(Some(relay), budget);
+            let (found, explained) = relay_pauses(&health).unwrap_or_else(|| panic!("{relay} {budget:?}"));
+            assert!(found.contains(problem), "{relay} {budget:?}: {found}");
+            assert!(explained.means.contains(means), "{relay} {budget:?}: {}", explained.means);
+            assert!(explained.advice.contains(advice), "{relay} {budget:?}: {}", explained.advice);
+            // A node that cannot be reached under its URL has the same reason.
+            assert_eq!(not_reached(Some(&health)).0, found);
+        }
+    }
+
+    #[test]
+    fn a_relay_that_works_and_a_page_of_another_version_give_no_reason() {
+        for relay in [Some("open"), Some("of another version"), None] {
+            assert!(relay_pauses(&health(relay, Some("open"))).is_none(), "{relay:?}");
+            assert_eq!(not_reached(Some(&health(relay, None))).0, "the node runs, and its clients cannot reach it");
+        }
+        assert_eq!(not_reached(None).0, "the node does not run");
+    }
+}

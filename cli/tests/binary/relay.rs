@@ -187,6 +187,33 @@ fn a_relay_over_its_budget_is_reported() {
     });
 }
 
+const NO_ADDRESS: &str = "the relay does not know its external address: it makes no allocations";
+
+#[test]
+fn a_relay_that_does_not_know_its_address_is_reported_also_beside_another_server() {
+    // Members would tell the address, and there are none.
+    let on = "listen = [\"0.0.0.0:0\"]";
+    let node = RelayNode::start(on);
+    let lines = node.doctor();
+    assert_eq!(results(&lines), [(String::new(), false, NO_ADDRESS.to_owned())]);
+    assert!(concludes(&lines, NO_ADDRESS), "{lines:#?}");
+
+    // A server of the operator, which is down. Both are reported.
+    let closed = closed();
+    let servers = format!("[{{urls = [\"turn:{closed}?transport=tcp\"], secret = \"a shared secret\"}}]");
+    let node = RelayNode::start_by(on, "urls = []", &[("CHAPPE_ICE__SERVERS", &servers)]);
+    let lines = node.doctor();
+    let found = results(&lines);
+    assert_eq!(found[0], (String::new(), false, NO_ADDRESS.to_owned()));
+    assert_eq!((found.len(), found[1].0.as_str(), found[1].1), (2, "tcp", false));
+    assert!(concludes(&lines, NO_ADDRESS), "{lines:#?}");
+    assert!(concludes(&lines, "the node's relay for media does not work from here"), "{lines:#?}");
+    let text = texts(&finished(&["doctor", "--node", &node.node.address])).0;
+    let line = format!("relay: {NO_ADDRESS}\n  it means: ");
+    let other = format!("relay over TCP (turn:{closed}?transport=tcp): ");
+    assert!(text.contains(&line) && text.contains(&other), "{text}");
+}
+
 #[test]
 fn a_relay_that_is_off_is_reported() {
     let node = RelayNode::start("");
