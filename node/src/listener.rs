@@ -34,7 +34,7 @@ use crate::{
     websocket::{
         Connection,
         rewound::Rewound,
-        tls::{CHALLENGE_PROTOCOL, HTTP_PROTOCOL, TURN_PROTOCOL, Tls},
+        tls::{Agreed, Tls},
         upgrade::{self, First},
     },
 };
@@ -242,16 +242,16 @@ async fn open(
             return Ok(Err(refused));
         }
         let mut stream = acceptor.accept(stream).await?;
-        let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-        if protocol.as_deref() == Some(CHALLENGE_PROTOCOL) {
+        let protocol = Agreed::of(stream.get_ref().1.alpn_protocol());
+        if protocol == Agreed::Challenge {
             // The authority has seen the certificate (RFC 8737, 3).
             stream.shutdown().await?;
             return Ok(Ok(None));
         }
-        let first = match (upgrade::read(&mut stream).await?, protocol.as_deref()) {
+        let first = match (upgrade::read(&mut stream).await?, protocol) {
             // The HTTP server sends the error.
-            (First::Stun(received), Some(HTTP_PROTOCOL)) => First::Http(received),
-            (First::Http(_) | First::WebSocket { .. }, Some(TURN_PROTOCOL)) => {
+            (First::Stun(received), Agreed::Http) => First::Http(received),
+            (First::Http(_) | First::WebSocket { .. }, Agreed::Turn) => {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             (first, _) => first,

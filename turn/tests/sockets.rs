@@ -16,6 +16,7 @@ use chappe_turn::{
     peer_filter::PeerFilter,
     runtime::{NewStream, Relay, Snapshot},
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use stun_types::{
     AddressFamily,
     attribute::Nonce,
@@ -255,6 +256,22 @@ fn class_27_a_peer_that_is_not_there_is_not_reported_and_delays_no_other_peer() 
     }
     let snapshot = eventually(&relay, "all are relayed", |snapshot| snapshot.counters.packets == 120);
     assert_eq!((snapshot.io.sends_failed, snapshot.io.receives_failed), (0, 0));
+}
+
+#[test]
+fn errors_of_a_socket_are_counted_and_end_neither_it_nor_the_relay() {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    // The socket then reports that a client is gone, which sockets otherwise do not.
+    setsockopt(&socket, sockopt::Ipv4RecvErr, &true).expect("an option of Linux");
+    let addr = socket.local_addr().expect("bound");
+    let relay = spawn(&[addr], vec![socket], &EXTERNALS, Vec::new()).expect("a relay");
+    eventually(&relay, "an error is counted", |snapshot| {
+        // It is closed before the answer arrives, at least once.
+        let gone = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        gone.send_to(&plain(BINDING, &[]), addr).expect("it is sent");
+        snapshot.io.receives_failed > 0
+    });
+    allocate(&mut udp_from(addr.ip(), addr));
 }
 
 #[test]

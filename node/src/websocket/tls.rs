@@ -36,6 +36,31 @@ pub(crate) const TURN_PROTOCOL: &[u8] = b"stun.turn";
 /// The application protocol of tls-alpn-01 (RFC 8737, 6.2).
 pub(crate) const CHALLENGE_PROTOCOL: &[u8] = b"acme-tls/1";
 
+/// The protocol that client and node have agreed on in a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Agreed {
+    /// [`HTTP_PROTOCOL`].
+    Http,
+    /// [`TURN_PROTOCOL`].
+    Turn,
+    /// [`CHALLENGE_PROTOCOL`].
+    Challenge,
+    /// None: the first bytes tell.
+    None,
+}
+
+impl Agreed {
+    /// Recognizes the name of a protocol. The node offers no other.
+    pub(crate) fn of(name: Option<&[u8]>) -> Self {
+        match name {
+            Some(HTTP_PROTOCOL) => Self::Http,
+            Some(TURN_PROTOCOL) => Self::Turn,
+            Some(CHALLENGE_PROTOCOL) => Self::Challenge,
+            _ => Self::None,
+        }
+    }
+}
+
 /// Why a certificate can't be used. The previous one stays in use, if there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
