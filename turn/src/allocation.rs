@@ -92,6 +92,8 @@ pub struct Allocation {
     /// Each direction has its own limit: packets from peers must not use up the client's rate.
     pub(crate) to_peers: TrafficLimiter,
     pub(crate) to_client: TrafficLimiter,
+    /// The version of the peer filter that was applied last.
+    pub(crate) filter_version: u32,
     /// The share of the client's network. Its allocations have it in common.
     pub(crate) share: Arc<TrafficLimiter>,
     /// The first [`INLINE`] entries are stored within the allocation. Each packet reads them, and with many allocations a
@@ -145,6 +147,7 @@ impl Allocation {
             requests: EventCounter::new(now),
             to_peers,
             to_client,
+            filter_version: 0,
             share,
             missing: None,
             permissions,

@@ -137,6 +137,8 @@ pub struct Server {
     limits: Limits,
     secret: CredentialSecret,
     filter: PeerFilter,
+    /// Increases with each change of the filter.
+    filter_version: u32,
     listening: Vec<SocketAddr>,
     v4: Option<Relaying>,
     v6: Option<Relaying>,
@@ -200,6 +202,7 @@ impl Server {
             limits,
             secret,
             filter,
+            filter_version: 0,
             listening,
             v4: relaying(addresses.v4),
             v6: relaying(addresses.v6),
@@ -324,15 +327,25 @@ impl Server {
         limiter.allows(Source::of(client.addr().ip()), seconds)
     }
 
-    /// Replaces the peer filter. Removes the channels and permissions that the new filter refuses.
+    /// Replaces the peer filter. Each allocation loses the channels and permissions that the new filter refuses before it is used
+    /// again: to check those of thousands of allocations at once would delay packets.
     pub fn set_filter(&mut self, filter: PeerFilter) {
-        if filter == self.filter {
-            return;
+        if filter != self.filter {
+            self.filter = filter;
+            self.filter_version = self.filter_version.wrapping_add(1);
         }
-        for allocation in self.table.iter_mut() {
-            allocation.remove_refused_peers(&filter);
+    }
+
+    /// Applies the filter to an allocation, if the filter has changed since that was done. Must come before each use of the
+    /// allocation's channels and permissions.
+    fn apply_filter(&mut self, id: AllocationId) {
+        let version = self.filter_version;
+        if let Some(allocation) = self.table.get_mut(id)
+            && allocation.filter_version != version
+        {
+            allocation.remove_refused_peers(&self.filter);
+            allocation.filter_version = version;
         }
-        self.filter = filter;
     }
 
     /// Sets what the budget allows. If it is spent, all allocations end.

@@ -96,10 +96,6 @@ impl Table {
         self.by_client.values().copied().collect()
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
-        self.slots.iter_mut().filter_map(|slot| slot.allocation.as_deref_mut())
-    }
-
     /// The id that [`Self::insert`] will give next.
     pub(crate) fn next_id(&self) -> AllocationId {
         let new = || AllocationId(u32::try_from(self.slots.len()).expect("bounded by the limits"));

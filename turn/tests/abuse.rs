@@ -4,7 +4,10 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
 
 use chappe_turn::{
     budget::BudgetLevel,
@@ -102,6 +105,30 @@ fn class_05_a_filter_that_changes_ends_what_it_refuses() {
 }
 
 #[test]
+fn class_05_a_filter_that_changes_costs_the_same_with_many_allocations() {
+    let mut world = World::with(Limits { allocations: 8000, ..Limits::default() });
+    let ips: Vec<_> = (1..=16).map(|last| SocketAddr::from(([8, 8, 8, last], 1))).collect();
+    for index in 0..8000_u32 {
+        // Each is in a different network.
+        let client = udp_of((0x1700_0000 + (index << 8)).to_be_bytes(), 4000);
+        let user = world.user();
+        world.allocate(client, &user);
+        assert_eq!(world.permit(client, &user, &ips), 0);
+    }
+    let mut change = |last: u8| {
+        let denied = vec![IpAddr::from([8, 8, 4, last]).into()];
+        let filter = PeerFilter { denied, ..PeerFilter::default() };
+        let since = Instant::now();
+        world.server.set_filter(filter);
+        since.elapsed()
+    };
+    // The machine may be loaded during some of them.
+    let fastest = (1..=10).map(&mut change).min().expect("ten changes");
+    println!("{fastest:?}");
+    assert!(fastest < Duration::from_millis(1), "the relay's thread stalls for {fastest:?}");
+}
+
+#[test]
 fn class_05_a_port_that_becomes_a_service_is_closed_and_its_address_is_not() {
     let mut world = World::new();
     let (client, user, _) = allocated(&mut world);
@@ -149,7 +176,7 @@ proptest! {
         is_v6: bool,
     ) {
         let mut world = World::new();
-        let client = if is_v6 { udp_of("2a00::1".parse::<std::net::IpAddr>().expect("an address"), 5) } else { udp(5) };
+        let client = if is_v6 { udp_of("2a00::1".parse::<IpAddr>().expect("an address"), 5) } else { udp(5) };
         let values: Vec<_> = kinds
             .iter()
             .filter(|(kind, _)| ![0x0008, 0x001c, 0x8028].contains(kind))

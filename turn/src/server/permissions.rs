@@ -47,6 +47,7 @@ impl Server {
         let peers = (0..count).map(|index| self.peer(id, message, index, allows)).collect::<Result<Vec<_>, _>>()?;
         let ips: Vec<IpAddr> = peers.iter().map(SocketAddr::ip).collect();
         let seconds = self.seconds(now);
+        self.apply_filter(id);
         self.table.get_mut(id).expect("just found").permit(&ips, seconds)?;
         Ok(response::success(message, &[], Some(&user.signer)))
     }
@@ -64,6 +65,7 @@ impl Server {
         let number = channel_data::ChannelNumber::new(number.channel()).ok_or(ErrorCode::BAD_REQUEST)?;
         let peer = self.peer(id, message, 0, |peer| self.filter.allows(peer))?;
         let seconds = self.seconds(now);
+        self.apply_filter(id);
         self.table.get_mut(id).expect("just found").bind(number, peer, seconds)?;
         Ok(response::success(message, &[], Some(&user.signer)))
     }

@@ -30,6 +30,7 @@ impl Server {
             return self.drop(DropReason::Malformed);
         }
         let Some(id) = self.table.find(&client) else { return self.drop(DropReason::NoAllocation) };
+        self.apply_filter(id);
         let peer = self.table.get(id).and_then(|allocation| allocation.peer_of(number, self.seconds(now)));
         let Some(peer) = peer else { return self.drop(DropReason::NoChannel) };
         let data = packet.range(channel_data::HEADER..end);
@@ -65,6 +66,7 @@ impl Server {
     ) -> Action {
         let family = Family::of(&peer.ip());
         let seconds = self.seconds(now);
+        self.apply_filter(id);
         let allocation = self.table.get(id).expect("just found");
         if !allocation.permits(peer.ip(), seconds) {
             return self.drop(DropReason::NoPermission);
@@ -110,6 +112,7 @@ impl Server {
         now: Now,
     ) -> Action {
         let seconds = self.seconds(now);
+        self.apply_filter(id);
         let Some(allocation) = self.table.get(id) else { return self.drop(DropReason::NoAllocation) };
         if !allocation.permits(peer.ip(), seconds) {
             return self.drop(DropReason::NoPermission);
