@@ -482,6 +482,11 @@ impl Collector for RelayCollector {
         for (name, help, count) in [
             ("turn_allocations_opened", "Allocations made", counters.allocations_opened),
             ("turn_allocations_closed", "Allocations ended", counters.allocations_closed),
+            (
+                "turn_network_shares_reached",
+                "Allocations refused because the client's network has its share",
+                counters.network_shares_reached,
+            ),
             ("turn_packets", "Packets of media relayed", counters.packets),
             ("turn_bytes", "Bytes of media relayed, with IP and UDP headers", counters.bytes),
             ("turn_packets_hairpinned", "Packets from one allocation to another of this node", counters.hairpinned),

@@ -83,6 +83,8 @@ pub struct Counters {
     pub hairpinned: u64,
     /// Binding requests answered.
     pub bindings: u64,
+    /// Allocations refused because the client's network has its share. They are included in the requests refused with 486.
+    pub network_shares_reached: u64,
     dropped: [u64; DropReason::ALL.len()],
     errors: [u64; ERROR_CODES.len()],
 }

@@ -29,6 +29,11 @@ pub const CHANNEL_REST: u32 = 300;
 /// Maximum number of ports tried for an allocation. A try fails if another program uses the port.
 pub const MAX_BINDS: usize = 8;
 
+/// The part of all allocations beyond which a network (IPv4 /24, IPv6 /48) gets no more once half of all are taken. So the
+/// other half needs at least two further networks. Until then a network takes what others leave: behind the addresses of a carrier's
+/// NAT there may be thousands of clients.
+pub(crate) const NETWORK_PART: usize = 4;
+
 /// The limits that an operator sets.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -43,6 +48,14 @@ pub struct Limits {
     pub allocation_bytes_per_second: u32,
     /// Bytes a second that all allocations relay.
     pub total_bytes_per_second: u32,
+}
+
+impl Limits {
+    /// Whether a network with `of_network` of `all` allocations has its share. It is at least what one source may have.
+    pub(crate) fn has_network_share(&self, of_network: usize, all: usize) -> bool {
+        let share = (self.allocations / NETWORK_PART).max(self.allocations_per_source);
+        all >= self.allocations / 2 && of_network >= share
+    }
 }
 
 impl Default for Limits {

@@ -62,6 +62,11 @@ impl Table {
         self.by_source.get(source).copied().unwrap_or_default()
     }
 
+    /// The number of a network's allocations: each holds its share of the rate.
+    pub(crate) fn of_network(&self, network: Network) -> usize {
+        self.by_network.get(&network).map_or(0, Weak::strong_count)
+    }
+
     /// Returns the share of a network, which its allocations have in common.
     pub(crate) fn share(&mut self, network: Network, new: impl FnOnce() -> TrafficLimiter) -> Arc<TrafficLimiter> {
         if let Some(share) = self.by_network.get(&network).and_then(Weak::upgrade) {

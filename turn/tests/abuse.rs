@@ -417,6 +417,40 @@ fn class_17_quotas_and_ports_that_end_recover() {
 }
 
 #[test]
+fn class_17_the_sources_of_one_network_leave_half_of_the_allocations_to_others() {
+    let v4 = |network: u8, host: u8| IpAddr::from([88, 1, network, host]);
+    let v6 = |network: u8, host: u8| IpAddr::from([0x2a00, 1, network.into(), host.into(), 0, 0, 0, 1]);
+    for ip in [v4 as fn(u8, u8) -> IpAddr, v6] {
+        let limits = Limits { allocations: 80, allocations_per_source: 10, ..Limits::default() };
+        let mut world = World::with(limits);
+        // Ten allocations of each of twelve addresses.
+        let mut take = |network: u8| {
+            let clients = (1..=12).flat_map(|host| (1..=10).map(move |port| udp_of(ip(network, host), port)));
+            let ask = |client| {
+                let user = world.user();
+                code(&world.request(client, &user, ALLOCATE, &[&RequestedTransport::new(17)]))
+            };
+            let codes: Vec<_> = clients.map(ask).collect();
+            (codes.iter().filter(|code| **code == 0).count(), codes.iter().filter(|code| **code == 486).count())
+        };
+        // While nobody else wants them, a network gets half. Then each has a quarter.
+        assert_eq!(take(1), (40, 80));
+        assert_eq!(take(2), (20, 100));
+        // Its own allocations are no new ones: a second request of their clients is refused with 437.
+        assert_eq!(take(1), (0, 80));
+        let (rest, _) = take(3);
+        assert_eq!(rest, 20);
+        assert_eq!(world.server.counters().network_shares_reached, 80 + 100 + 80);
+        // What ends is for others again.
+        let gone = udp_of(ip(3, 1), 1);
+        world.server.handle_closed(&mut world.sockets, gone);
+        let user = world.user();
+        assert_eq!(code(&world.request(udp_of(ip(2, 5), 99), &user, ALLOCATE, &[&RequestedTransport::new(17)])), 486);
+        assert_eq!(code(&world.request(udp_of(ip(4, 1), 1), &user, ALLOCATE, &[&RequestedTransport::new(17)])), 0);
+    }
+}
+
+#[test]
 fn class_17_ports_of_other_programs_are_passed_over() {
     let mut world = World::new();
     world.sockets.taken = PORTS.step_by(2).collect();

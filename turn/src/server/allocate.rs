@@ -60,8 +60,8 @@ impl Server {
         // All checks come first: once a port is taken, the request must not be refused.
         let wanted = Wanted::parse(message)?;
         let lifetime = lifetime(wanted.lifetime, user, now);
-        let source = Source::of(client.addr().ip());
-        self.check_quotas(user, source)?;
+        let (source, network) = (Source::of(client.addr().ip()), Network::of(client.addr().ip()));
+        self.check_quotas(user, source, network)?;
         let id = self.table.next_id();
         let mut ports = RelayPorts::default();
         let bind = |server: &mut Self, sockets: &mut _, family| {
@@ -81,7 +81,7 @@ impl Server {
         let traffic = [(); 2].map(|()| TrafficLimiter::new(rate, self.clock.clone()));
         let expires = seconds.plus(lifetime);
         let transaction = message.transaction_id();
-        let share = self.table.share(Network::of(client.addr().ip()), || self.total.share());
+        let share = self.table.share(network, || self.total.share());
         let times = [seconds, expires];
         let mut allocation = Allocation::new(client, source, user.credential, transaction, times, traffic, share);
         (allocation.ports, allocation.missing) = (ports, missing);
@@ -92,17 +92,21 @@ impl Server {
         self.counters.allocations_opened += 1;
         // The request itself is counted.
         let further = NETWORK_REQUESTS_OF_ALLOCATION - 1;
-        self.network_requests.charge(Network::of(client.addr().ip()), further, seconds);
+        self.network_requests.charge(network, further, seconds);
         Ok(self.respond_allocated(message, user, client, ports, lifetime, missing))
     }
 
-    fn check_quotas(&self, user: &User, source: Source) -> Result<(), Refusal> {
+    fn check_quotas(&mut self, user: &User, source: Source, network: Network) -> Result<(), Refusal> {
         if self.budget > BudgetLevel::Open || self.table.len() >= self.limits.allocations {
             return Err(ErrorCode::INSUFFICIENT_CAPACITY.into());
         }
         if self.table.of_credential(&user.credential) >= self.limits.allocations_per_credential
             || self.table.of_source(&source) >= self.limits.allocations_per_source
         {
+            return Err(ErrorCode::ALLOCATION_QUOTA_REACHED.into());
+        }
+        if self.limits.has_network_share(self.table.of_network(network), self.table.len()) {
+            self.counters.network_shares_reached += 1;
             return Err(ErrorCode::ALLOCATION_QUOTA_REACHED.into());
         }
         Ok(())
