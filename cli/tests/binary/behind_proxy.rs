@@ -71,9 +71,7 @@ impl Node {
 
     /// The count of connections whose client a proxy did not tell, for one reason.
     fn refused(&self, code: &str) -> i64 {
-        let (_, text) = get(&self.admin, "/metrics");
-        let line = format!("chappe_proxied_refused_total{{code=\"{code}\"}} ");
-        text.lines().find_map(|found| found.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
+        metric(&self.admin, &format!("chappe_proxied_refused_total{{code=\"{code}\"}}"))
     }
 }
 

@@ -74,11 +74,13 @@ async fn is_listed(federation: &Federation, node: &Node) -> bool {
     http(registry_addr(federation), "GET", "/servers").await.contains(&node.id().to_server_id())
 }
 
-/// A metric of the registry, or 0 before its first value.
+/// A metric of the registry. One with a label has no value before the first event, and is only waited for.
 async fn metric(federation: &Federation, name: &str) -> i64 {
     let text = http(federation.registry_admin(), "GET", "/metrics").await;
     let name = format!("chappe_bootstrap_{name} ");
-    text.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok()).unwrap_or(0)
+    let value = text.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok());
+    assert!(value.is_some() || name.contains('{'), "no {name} in {text}");
+    value.unwrap_or(0)
 }
 
 /// What the node says about registries that do not show it.
