@@ -298,7 +298,6 @@ async fn a_node_that_has_left_begins_no_new_run() {
     })
     .await;
     let leaving = federation.nodes.pop().expect("three nodes");
-    let url = leaving.client_url().to_owned();
     let mut client = Raw::register(leaving.client_url(), "AAAAAA").await;
     let left = tokio::spawn(leaving.shutdown());
     client.expect("going_away").await;
