@@ -92,14 +92,14 @@ pub(crate) struct NetworkArgs {
     node: Vec<String>,
 }
 
-/// How an operator's command resolves the registry's name.
+/// How an operator's command resolves names.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ResolverArgs {
     /// Provider of DNS over HTTPS instead of the built-in ones, as https://host/dns-query,IP:PORT
     #[arg(long, value_name = "URL", value_parser = parse_provider)]
     doh: Vec<String>,
 
-    /// Resolve the registry's name with this system's resolver (port 53) instead of DNS over HTTPS
+    /// Resolve names with this system's resolver (port 53) instead of DNS over HTTPS
     #[arg(long, conflicts_with = "doh")]
     system_resolver: bool,
 }
@@ -111,6 +111,14 @@ impl ResolverArgs {
             return Ok(Net::system_with_proxies(tls::config(), Scope::Private, Proxies::from_env()?));
         }
         over_https(&self.doh)
+    }
+
+    /// Resolves the names in a search as the options say.
+    pub(crate) fn add_to(&self, builder: DiscoveryBuilder) -> Result<DiscoveryBuilder> {
+        if self.system_resolver {
+            return Ok(builder.system_resolver());
+        }
+        Ok(parse_all(&self.doh)?.into_iter().fold(builder, DiscoveryBuilder::provider))
     }
 }
 

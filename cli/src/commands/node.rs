@@ -30,7 +30,7 @@ pub(crate) enum NodeCommand {
     /// Check config, ports, files, names, registries and clock before a node starts
     Check(check::CheckArgs),
     /// Try a running node and its relay for media from its own machine, and have members try it from outside
-    Doctor(DaemonArgs),
+    Doctor(doctor::DoctorArgs),
     /// Show what a running node does: sessions, messages, media, budget and refusals, every two seconds
     Top(top::TopArgs),
     /// Print a node's id, for an invitation or an allowlist

@@ -224,6 +224,8 @@ fn inside() {
     // Also if names have to be resolved, and no provider of DNS over HTTPS is reachable.
     let named = federation.nodes[1].as_str();
     let node_config = dir.path().join("node0/node.toml");
+    let relayed = ["--config", arg(&node_config), "--set", "client.urls=[\"ws://node.example.org:8710\"]"];
+    let relayed = [&relayed[..], &["--set", "turn.listen=[\"127.0.0.1:0\"]"]].concat();
     let far = ["--registry", "http://registry.example.org", "--dns", "nodes.example.org", "--root", &federation.root];
     for args in [
         [&["discover", "--verbose"][..], &far].concat(),
@@ -232,6 +234,7 @@ fn inside() {
         vec!["call", "--profile", arg(&ada), "Ben", "--node", named],
         vec!["listen", "--profile", arg(&ben), "--node", named],
         vec!["node", "check", "--config", arg(&node_config), "--set", "client.urls=[\"wss://node.example.org\"]"],
+        [&["node", "doctor"][..], &relayed].concat(),
     ] {
         let output = finished(&args);
         assert!(!output.status.success(), "{args:?}: {:?}", texts(&output));
@@ -276,6 +279,9 @@ fn inside() {
         assert!(output.status.success(), "{args:?}: {:?}", texts(&output));
         assert!(!resolver.asked().is_empty(), "{args:?}");
     }
+    let output = finished(&[&["node", "doctor", "--system-resolver"][..], &relayed].concat());
+    assert!(!output.status.success(), "the name is unknown: {:?}", texts(&output));
+    assert!(resolver.asked().contains(&"node.example.org. A".to_owned()));
     // The option works without a source.
     let output = finished(&["discover", "--profile", arg(&ada), "--system-resolver"]);
     assert!(output.status.success(), "{:?}", texts(&output));

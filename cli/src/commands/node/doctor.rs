@@ -6,16 +6,27 @@ use std::borrow::Cow;
 use anyhow::{Context as _, Result, bail};
 use chappe_discovery::{Discovery, FoundNode, manual::ManualNode, net::Net, operator};
 use chappe_node::{NodeConfig, identity::load_or_create_key};
+use clap::Args;
 use serde::Serialize;
 
 use super::{KEY_FILE, outside};
 use crate::{
     commands::{daemon::DaemonArgs, discover::print_search, doctor},
     explain::{self, Explanation},
+    network::ResolverArgs,
     output::Output,
     relay_check::{self, Transport},
     relay_report::{self, RelayLine},
 };
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    node_config: DaemonArgs,
+
+    #[command(flatten)]
+    resolver: ResolverArgs,
+}
 
 #[derive(Serialize)]
 struct Verdict<'a> {
@@ -37,9 +48,9 @@ struct ProxyLine {
     advice: Cow<'static, str>,
 }
 
-pub(super) async fn run(args: &DaemonArgs, output: Output) -> Result<()> {
-    let config: NodeConfig = args.load()?;
-    let mut problems = problems(&config, output).await?;
+pub(super) async fn run(args: &DoctorArgs, output: Output) -> Result<()> {
+    let config: NodeConfig = args.node_config.load()?;
+    let mut problems = problems(&config, &args.resolver, output).await?;
     if let Some((error, Explanation { means, advice })) = explain::hidden_clients(&config) {
         let text = format!("proxy: {error}\n  it means: {means}\n  to do: {advice}");
         output.print(&text, &ProxyLine { event: "proxy", ok: false, error, means, advice });
@@ -62,7 +73,7 @@ pub(super) async fn run(args: &DaemonArgs, output: Output) -> Result<()> {
     if ok { Ok(()) } else { bail!("{text}") }
 }
 
-async fn problems(config: &NodeConfig, output: Output) -> Result<Vec<String>> {
+async fn problems(config: &NodeConfig, resolver: &ResolverArgs, output: Output) -> Result<Vec<String>> {
     if !config.turn.is_on() {
         let (error, explained) = explain::relay_off();
         RelayLine::of_none(error.to_owned(), explained).print(output);
@@ -94,7 +105,7 @@ async fn problems(config: &NodeConfig, output: Output) -> Result<Vec<String>> {
     };
     let node: ManualNode = format!("{url}#{node}").parse().with_context(|| format!("`{url}` (client.urls)"))?;
     // The operator has configured these names.
-    let discovery = Discovery::builder().system_resolver().private_network().manual(node).build()?;
+    let discovery = resolver.add_to(Discovery::builder())?.private_network().manual(node).build()?;
     let found = print_search(discovery.search(&[]).await, output);
     let Ok(FoundNode { mut connection, .. }) = found else {
         problems.push("the node cannot be reached under its own URL".to_owned());
