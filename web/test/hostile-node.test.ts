@@ -581,8 +581,8 @@ test("a call in need makes a client that pauses search at once, and once", async
   expect(searches).toBe(before + 1);
 });
 
-test("a call in need leaves a node that is silent for a second, but not one whose answers have taken longer", async () => {
-  let delay: number | undefined = 600;
+test("a call in need leaves a node that is silent, but not at once one whose answers have taken longer", async () => {
+  let delay: number | undefined;
   const node = await startNode(async (message, peer) => {
     if (message.type !== "ping" || delay === undefined) return;
     await new Promise((resolve) => setTimeout(resolve, delay));
@@ -597,14 +597,12 @@ test("a call in need leaves a node that is silent for a second, but not one whos
     client.checkSession();
     return new Promise((resolve) => setTimeout(resolve, after + 300));
   };
-  await answers(600);
-  await answers(1_500);
+  await answers(400);
+  await answers(1_100);
   expect(reasons).toEqual([]);
   await answers(10);
   delay = undefined;
-  const began = Date.now();
   client.checkSession();
   await eventually("the node is left", () => reasons.length > 0);
   expect(reasons).toEqual(["silent"]);
-  expect(Date.now() - began).toBeLessThan(4_000);
 }, 30_000);

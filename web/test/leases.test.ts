@@ -5,7 +5,7 @@ import { randomBytes, toBase64url } from "../src/core/bytes.js";
 import { type Clock, SystemClock, Timers } from "../src/core/clock.js";
 import { type Contact, confirmed, isConfirmed, newPairing, type Pairing } from "../src/core/contact.js";
 import { signerOfSeed } from "../src/core/ed25519.js";
-import { Leases, type Seqs } from "../src/core/leases.js";
+import { type Attachment, Leases, type Seqs } from "../src/core/leases.js";
 import { MemoryProfileStore, Profile, ProfileError } from "../src/core/profile.js";
 import { decodeLease } from "../src/core/statements.js";
 import { hkdfKey } from "../src/core/x25519.js";
@@ -52,6 +52,22 @@ describe("leases", () => {
     expect(session.nextDeadline(NOON)).toBeGreaterThanOrEqual(150_000);
     expect(await session.due(149_000 - 2_000, NOON + 147_000)).toEqual([]);
     expect(await session.due(300_000, NOON + 300_000)).toHaveLength(20);
+  });
+
+  test("are served while the last one was attached: a node may refuse to renew them one after another", async () => {
+    const session = leases();
+    session.update(await Promise.all([contact("Bob"), contact("Cy"), contact("Di")]), 0, NOON);
+    const due = await session.due(0, NOON);
+    for (const { slot } of due) session.attached(slot, 3_600_000, 0);
+    const served = due.map(({ slot }) => {
+      session.rejected(slot, { type: "busy" }, 0, NOON);
+      return session.isAnyServed(NOON);
+    });
+    expect(served).toEqual([true, true, false]);
+    expect(session.attachedCount).toBe(3);
+    session.attached((due[0] as Attachment).slot, 3_600_000, 0);
+    expect(session.isAnyServed(NOON)).toBe(true);
+    expect(session.isAnyServed(NOON + 1_200_000)).toBe(false);
   });
 
   test("are newer than those of the session before", async () => {

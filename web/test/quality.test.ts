@@ -260,6 +260,26 @@ describe("the picture", () => {
     ]);
   });
 
+  test("that a person turns off leaves its last report behind, too", () => {
+    const limiter = new VideoLimiter();
+    const lossy = { ...UNKNOWN, lossOfSentVideo: 0.35, lossOfSentSound: 0 };
+    const limits = Array.from({ length: 20 }, (_, second) => {
+      limiter.observe(lossy, second < 2, second * 1_000);
+      return limiter.maxBitrate;
+    });
+    expect(limits[1]).toBe(LOW);
+    expect(limits.at(-1)).toBe(ALL);
+  });
+
+  test("of one line that has ended does not count for the other: reports last six seconds", () => {
+    const report = (id: string, timestamp: number, fractionLost: number) => ({
+      ...{ id, type: "remote-inbound-rtp", kind: "video", timestamp, fractionLost },
+    });
+    const entries = [report("camera", 1_000, 0.7), report("screen", 7_001, 0.01)];
+    expect(sampleOf(entries).lossOfSentVideo).toBe(0.01);
+    expect(sampleOf(entries.slice(0, 1)).lossOfSentVideo).toBe(0.7);
+  });
+
   test("is not tried while the sound suffers", () => {
     expect(changes(60, (_, limit) => ({ lossOfSentSound: limit === 0 ? 0.05 : 0.7 }))).toEqual([[1, 0]]);
   });

@@ -131,7 +131,8 @@ export class Attaching {
   /** Checks the session after the device has slept or changed its network. */
   wake(): void {
     this.#parts.timers.wake();
-    this.#ready?.probe();
+    // What comes after a sleep is no measure of the link.
+    this.#ready?.probe(false);
   }
 
   /**
@@ -141,7 +142,7 @@ export class Attaching {
   checkSession(): void {
     this.#urgentAt = this.#parts.clock.now();
     const roundTrips = URGENT_ROUND_TRIPS * (this.#ready?.roundTrip ?? 0);
-    this.#ready?.probe(Math.min(Math.max(roundTrips, URGENT_PROBE_TIMEOUT), REQUEST_TIMEOUT));
+    this.#ready?.probe(true, Math.min(Math.max(roundTrips, URGENT_PROBE_TIMEOUT), REQUEST_TIMEOUT));
     this.#endPause?.();
   }
 
@@ -154,9 +155,8 @@ export class Attaching {
     const { timers, clock, finder, pairingNodes, events } = this.#parts;
     let pause = this.#nextPause();
     while (!this.#signal.aborted) {
-      // Nobody else's network has changed at the same moment, so a client in a hurry needs no jitter.
-      const isSearchedFor = this.#searchedAt > this.#urgentAt;
-      if (isSearchedFor || !this.#isInNeed())
+      // A call in need is searched for once, and without jitter: nobody else's network has changed at the same moment.
+      if (this.#searchedAt >= this.#urgentAt || !this.#isInNeed())
         await Promise.race([timers.until(clock.now() + pause, this.#signal), this.#urgentCheck()]);
       // Once: a search that fails at once must not be repeated at once.
       this.#searchedAt = clock.now();
@@ -227,7 +227,7 @@ export class Attaching {
     const former = this.#ready;
     this.#ready = session;
     // Measures the link. At rest, nobody needs to know that.
-    if (this.#isInNeed()) session.probe();
+    if (this.#isInNeed()) session.probe(true);
     if (former !== undefined) timers.at(clock.now() + LINGER, () => former.end("going-away"));
     events.connected(session);
     await Promise.race([session.ended, session.departure]);
@@ -323,7 +323,6 @@ export class Attaching {
     const outcome = await session.request({ type: "attach", inboxes });
     const ttl = outcome.ok && typeof outcome.reply.ttl === "number" ? outcome.reply.ttl * 1000 : 0;
     const refused: { readonly isRenewal: boolean; readonly isBusy: boolean }[] = [];
-    let attached = 0;
     for (const [index, { slot, isRenewal }] of batch.entries()) {
       const rejection = await rejectionOf(outcome, index, session, slot);
       const isReported = this.#ready === session;
@@ -331,7 +330,6 @@ export class Attaching {
         refused.push({ isRenewal, isBusy: rejection.type === "busy" });
       }
       if (rejection === undefined) {
-        attached += 1;
         const contact = session.leases.attached(slot, ttl, clock.now());
         if (contact !== undefined && isReported) events.reachable(contact);
       } else {
@@ -340,14 +338,13 @@ export class Attaching {
         if (contact !== undefined) events.rejected(contact, reason);
       }
     }
-    if (!this.#staysAfter(session, refused, attached)) session.end("not-attached");
+    if (!this.#staysAfter(session, refused)) session.end("not-attached");
   }
 
   /** Whether a session stays after a response with these refusals. A session that still attaches decides later. */
   #staysAfter(
     session: Session,
     refused: readonly { readonly isRenewal: boolean; readonly isBusy: boolean }[],
-    attached: number,
   ): boolean {
     if (refused.length > 0) this.#unavailable.add(session);
     if (this.#ready !== session) return true;
@@ -357,9 +354,8 @@ export class Attaching {
       refusals.handleAttached();
       return true;
     }
-    const renewals = refused.filter(({ isRenewal }) => isRenewal).length;
     return refusals.handleRefused({
-      isPartial: attached > 0 || session.leases.attachedCount > renewals,
+      isPartial: session.leases.isAnyServed(this.#parts.clock.unixMs()),
       hasNew: refused.some(({ isRenewal }) => !isRenewal),
       isTemporary: refused.every(({ isBusy }) => isBusy),
     });

@@ -92,7 +92,8 @@ export async function peerAddress(pairing: Pairing, seconds: number): Promise<Ad
   const owner = otherRole(pairing.role);
   const factor = await inboxFactor(pairing.secret, owner, pairing.peerRoot, day);
   const inbox = blindPublicKey(pairing.peerRoot, factor);
-  if (inbox === undefined) throw new Error("a root key that cannot be blinded is refused when a pairing is made");
+  // Such a key is refused when a pairing is made.
+  if (inbox === undefined) throw new Error("the root key cannot be blinded");
   return { inbox, token: await accessToken(pairing.secret, owner, day) };
 }
 

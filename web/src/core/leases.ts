@@ -71,6 +71,8 @@ interface Slot {
   sentUntil: number;
   attachedUntil: number;
   isAttached: boolean;
+  /** The same, and 0 if the node has rejected the last lease that was sent. */
+  servedUntil: number;
   isPending: boolean;
   due: number;
   outbids: number;
@@ -99,6 +101,14 @@ export class Leases {
   /** The number of attached inboxes. */
   get attachedCount(): number {
     return [...this.#slots.values()].filter((slot) => slot.isAttached).length;
+  }
+
+  /**
+   * Whether the node serves any inbox: its lease lasts, and the node did not refuse to renew it. Each lease is renewed at its own
+   * time, so the others may be refused next.
+   */
+  isAnyServed(unixMs: number): boolean {
+    return [...this.#slots.values()].some((slot) => slot.isAttached && slot.servedUntil > unixMs / 1000);
   }
 
   /** Delays the inboxes of a pairing until then. */
@@ -165,6 +175,7 @@ export class Leases {
       sentUntil: 0,
       attachedUntil: 0,
       isAttached: false,
+      servedUntil: 0,
       isPending: false,
       due: Math.max(now, this.#delayedUntil.get(pairing.id) ?? 0),
       outbids: 0,
@@ -213,7 +224,8 @@ export class Leases {
   attached(id: SlotId, ttl: number, now: number): ContactId | undefined {
     const slot = this.#slots.get(id);
     if (slot === undefined) return undefined;
-    Object.assign(slot, { isAttached: true, attachedUntil: slot.sentUntil, isPending: false, outbids: 0 });
+    Object.assign(slot, { isAttached: true, isPending: false, outbids: 0 });
+    slot.attachedUntil = slot.servedUntil = slot.sentUntil;
     const longest = Math.min(Math.max(ttl, SHORTEST_RENEWAL), LONGEST_RENEWAL);
     slot.due = now + longest * (0.5 + Math.random() / 2);
     if (this.#reachable.has(slot.owner)) return undefined;
@@ -235,7 +247,7 @@ export class Leases {
     // If the node only has no capacity, an inbox that was attached stays attached until its lease expires.
     const isLost = rejection.type === "outdated" || rejection.type === "invalid" || slot.attachedUntil <= unixMs / 1000;
     if (isLost) slot.isAttached = false;
-    slot.outbids = 0;
+    slot.servedUntil = slot.outbids = 0;
     slot.due = now + ATTACH_AGAIN + Math.random() * ATTACH_AGAIN_JITTER;
     const isReachable = [...this.#slots.values()].some((other) => other.owner === slot.owner && other.isAttached);
     if (isReachable) return undefined;

@@ -7,7 +7,7 @@
 
 /** The response to one `attach` with inboxes that the node could not attach. */
 export interface Refusal {
-  /** At least one inbox is attached, so its contact can call. */
+  /** The node serves at least one inbox, so its contact can call. */
   readonly isPartial: boolean;
   /** At least one rejected inbox was not attached before, so its contact cannot call. */
   readonly hasNew: boolean;

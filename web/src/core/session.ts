@@ -44,7 +44,7 @@ export class Session {
   readonly #pending = new Map<string, (outcome: Outcome) => void>();
   #lastId = 0;
   #receivedAt: number;
-  /** When the probe was sent that has no answer yet. */
+  /** When the measuring probe was sent after which nothing has come yet. */
   #probedAt: number | undefined;
   #roundTrip = 0;
 
@@ -58,7 +58,7 @@ export class Session {
     connection.onText((text) => this.#handle(text, onMessage));
   }
 
-  /** How long the node took to answer the last probe, or has taken until now, in milliseconds. */
+  /** How long the node sent nothing after the last measuring probe, in milliseconds, also if that lasts still. */
   get roundTrip(): number {
     return this.#probedAt === undefined ? this.#roundTrip : this.#clock.now() - this.#probedAt;
   }
@@ -71,7 +71,7 @@ export class Session {
     return new Promise((resolve) => {
       const cancel = this.#timers.at(sentAt + REQUEST_TIMEOUT, () => {
         this.#settle(id, { ok: false, code: undefined, isClosed: false });
-        if (this.#receivedAt < sentAt) this.probe();
+        if (this.#receivedAt < sentAt) this.probe(false);
       });
       this.#pending.set(id, (outcome) => {
         cancel();
@@ -82,9 +82,9 @@ export class Session {
   }
 
   /** Pings the node, and ends the session if nothing comes within this time, in milliseconds. */
-  probe(timeout = REQUEST_TIMEOUT): void {
+  probe(isMeasuring: boolean, timeout = REQUEST_TIMEOUT): void {
     const sentAt = this.#clock.now();
-    this.#probedAt ??= sentAt;
+    if (isMeasuring) this.#probedAt ??= sentAt;
     this.connection.send({ type: "ping" });
     this.#timers.at(sentAt + timeout, () => {
       if (this.#receivedAt < sentAt) this.end("silent");

@@ -252,7 +252,9 @@ export class Call extends TypedEventTarget<CallEvents> {
     this.#isAdopted = true;
     this.#remote = new RemoteState();
     this.#follow(signalling);
+    const wasPaused = this.isVideoPaused;
     await this.#answer(signalling);
+    if (wasPaused) this.emit("videopaused", { isPaused: false });
   }
 
   #follow(signalling: SignalledCall): void {
@@ -331,7 +333,7 @@ export class Call extends TypedEventTarget<CallEvents> {
       timers,
       () => iceServers(true),
       (servers) => {
-        setServers(peer, servers, this.#isRelayOnly);
+        setServers(peer, servers);
         this.restart();
       },
     );
@@ -412,9 +414,7 @@ export class Call extends TypedEventTarget<CallEvents> {
   }
 
   #limitVideo(maxBitrate: number): void {
-    const wasPaused = this.isVideoPaused;
-    this.#sent.limitVideo(maxBitrate);
-    if (this.isVideoPaused !== wasPaused) this.emit("videopaused", { isPaused: this.isVideoPaused });
+    if (this.#sent.limitVideo(maxBitrate)) this.emit("videopaused", { isPaused: this.isVideoPaused });
   }
 
   #remoteMediaChanged(): void {

@@ -8,13 +8,15 @@ const PEER_ATTEMPTS = 10;
 const ATTEMPT_PAUSE = 50;
 const PRESSURE = 64 * 1024 * 1024;
 
-const CONFIGURATION: RTCConfiguration = { bundlePolicy: "max-bundle", rtcpMuxPolicy: "require" };
-
 /** Creates a connection that uses these servers. Throws {@link MediaError} if it needs a relay and has none. */
 export async function createPeer(iceServers: RTCIceServer[], isRelayOnly: boolean): Promise<RTCPeerConnection> {
-  const peer = await newPeer();
+  const peer = await newPeer({
+    bundlePolicy: "max-bundle",
+    rtcpMuxPolicy: "require",
+    iceTransportPolicy: isRelayOnly ? "relay" : "all",
+  });
   try {
-    setServers(peer, iceServers, isRelayOnly);
+    setServers(peer, iceServers);
     return peer;
   } catch (error) {
     peer.close();
@@ -23,37 +25,36 @@ export async function createPeer(iceServers: RTCIceServer[], isRelayOnly: boolea
 }
 
 /**
- * Sets the servers of a connection. A browser that refuses one, such as Firefox for port 22, refuses all others with it: then
- * each is tried by itself. Throws {@link MediaError} if the connection needs a relay and has none.
+ * Sets the servers of a connection. A browser that refuses one, such as Firefox for port 22, would refuse all others with it, so
+ * each is tried by itself. Throws {@link MediaError} if the connection needs a relay and would have none.
  */
-export function setServers(peer: RTCPeerConnection, iceServers: RTCIceServer[], isRelayOnly: boolean): void {
-  const isSet = (servers: RTCIceServer[]) => {
+export function setServers(peer: RTCPeerConnection, servers: RTCIceServer[]): void {
+  const former = peer.getConfiguration();
+  const set = (iceServers: RTCIceServer[]) => peer.setConfiguration({ ...former, iceServers });
+  const single = servers.flatMap((server) => [server.urls].flat().map((urls) => ({ ...server, urls })));
+  const usable = single.filter((server) => {
     try {
-      const iceTransportPolicy = isRelayOnly ? "relay" : "all";
-      peer.setConfiguration({ ...CONFIGURATION, iceServers: servers, iceTransportPolicy });
+      set([server]);
       return true;
     } catch {
       return false;
     }
-  };
-  let usable = iceServers;
-  if (!isSet(usable)) {
-    const single = iceServers.flatMap((server) => [server.urls].flat().map((urls) => ({ ...server, urls })));
-    usable = single.filter((server) => isSet([server]));
-    isSet(usable);
+  });
+  if (former.iceTransportPolicy === "relay" && !usable.some(({ urls }) => urls.startsWith("turn"))) {
+    peer.setConfiguration(former);
+    throw new MediaError("no-relay");
   }
-  const urls = usable.flatMap((server) => server.urls);
-  if (isRelayOnly && !urls.some((url) => url.startsWith("turn"))) throw new MediaError("no-relay");
+  set(usable);
 }
 
 /**
  * Creates a connection. Chromium allows 500, and counts closed ones until they are collected, which may take minutes. Memory
  * that is asked for makes it collect them.
  */
-async function newPeer(): Promise<RTCPeerConnection> {
+async function newPeer(configuration: RTCConfiguration): Promise<RTCPeerConnection> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return new RTCPeerConnection(CONFIGURATION);
+      return new RTCPeerConnection(configuration);
     } catch (error) {
       if (attempt === PEER_ATTEMPTS) throw error;
       void new ArrayBuffer(PRESSURE);

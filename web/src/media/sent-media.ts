@@ -42,9 +42,10 @@ export class SentMedia {
     capture?.addEventListener("change", this.#followCapture);
   }
 
-  /** Sends on this connection from now on. */
+  /** Sends on this connection from now on, with pictures. */
   async attach(peer: RTCPeerConnection): Promise<void> {
     this.#peer = peer;
+    this.#isVideoPaused = false;
     for (const line of MEDIA_LINES) if (this.#sent[line] != null) await this.#replace(line);
   }
 
@@ -55,17 +56,21 @@ export class SentMedia {
     this.onChange();
   }
 
-  /** Sends each picture with at most this bit rate. 0 leaves the pictures out, `Infinity` leaves the rate to the browser. */
-  limitVideo(maxBitrate: number): void {
+  /**
+   * Sends each picture with at most this bit rate. 0 leaves the pictures out, `Infinity` leaves the rate to the browser. Returns
+   * whether they have begun or ended to be left out.
+   */
+  limitVideo(maxBitrate: number): boolean {
     const wasPaused = this.#isVideoPaused;
     this.#isVideoPaused = maxBitrate === 0;
     for (const line of ["camera", "screen"] as const) {
       this.#replace(line).catch(reportError);
       if (this.#peer !== undefined) void limitLine(this.#peer, line, maxBitrate);
     }
-    if (this.#isVideoPaused === wasPaused) return;
+    if (this.#isVideoPaused === wasPaused) return false;
     this.preferSound();
     this.onChange();
+    return true;
   }
 
   /** Sends the sound before the pictures. Needs a connection that has been negotiated. */

@@ -7,6 +7,9 @@
 /** An entry of an `RTCStatsReport`. */
 type Entry = Readonly<Record<string, unknown>>;
 
+/** The other side reports the sound every five seconds. The last report of a line that has ended stays. In milliseconds. */
+const REPORT_LASTS = 6_000;
+
 /** The media of a call at one moment. Counters count from the start of the connection. */
 export interface Sample {
   /** Packets of sound and video that have arrived, and those that were lost on the way. */
@@ -60,7 +63,9 @@ export function sampleOf(report: Iterable<Entry>): Sample {
   const outbound = entries.filter(({ type, kind }) => type === "outbound-rtp" && kind === "video");
   const pair = pairInUse(entries);
   const reasons = outbound.map((entry) => entry.qualityLimitationReason).filter((reason) => reason !== undefined);
-  const reportsOf = (media: string) => entries.filter((entry) => isReport(entry) && entry.kind === media);
+  const oldest = (largest(entries, "timestamp") ?? 0) - REPORT_LASTS;
+  const reportsOf = (media: string) =>
+    entries.filter((entry) => isReport(entry) && entry.kind === media && (entry.timestamp as number) >= oldest);
   return {
     packetsReceived: sum(inbound, "packetsReceived"),
     packetsLost: sum(inbound, "packetsLost"),

@@ -66,8 +66,9 @@ export class VideoLimiter {
       this.#step = 0;
       return false;
     }
-    // The sound's loss is reported every five seconds, and the pictures' every second, but not after they have ended.
-    const lossOfSent = (this.#level === OFF ? undefined : sample.lossOfSentVideo) ?? sample.lossOfSentSound;
+    // The sound's loss is reported every five seconds, and the pictures' every second while there are any.
+    const isSent = sendsVideo && this.#level !== OFF;
+    const lossOfSent = (isSent ? sample.lossOfSentVideo : undefined) ?? sample.lossOfSentSound;
     const loss = Math.max(lossOfReceived ?? 0, lossOfSent ?? 0);
     const step = this.#stepFor(sample, loss);
     if (Math.sign(step) !== Math.sign(this.#step)) this.#since = now;
