@@ -69,9 +69,12 @@ export class Database {
         // Before the wait for the lock: a wipe from here on ends this connection, so that nothing is stored after it.
         const opened = this.#open();
         await opened;
-        const release = await acquire(`chappe ${name}`);
-        if (this.#opened === opened) return release;
-        release();
+        const release = await acquire(`chappe ${name}`).catch((error: unknown) => {
+          // Who wipes keeps the lock for a moment.
+          if (this.#opened === opened) throw error;
+        });
+        if (release && this.#opened === opened) return release;
+        release?.();
         throw new ProfileError("closed");
       },
       load: () => this.#loadProfile(),

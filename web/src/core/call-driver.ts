@@ -296,7 +296,8 @@ export class CallDriver implements CallActions {
     } else if (offer !== undefined && this.#isFresh(offer)) {
       // The caller may be at another node now, so an answer in flight may go to the old one.
       record.forgetLocation();
-      record.outbox.retryNow();
+      // A message in flight goes on: each would leave a lookup behind, and a contact decides how often it repeats its offer.
+      record.outbox.endPause();
       this.#tryInput(record.call, { type: "offered", contact: record.contact.id, rejoins: offer.rejoins });
     }
   }
@@ -517,7 +518,9 @@ export class CallDriver implements CallActions {
     if (wasFirst && message.type === "offer" && record.side.role === "caller" && !record.isOver) {
       const isFirstTime = record.side.offeredTo === undefined;
       record.side.offeredTo = recipient;
-      if (record.peerKey === undefined) record.side.recheckAt = clock.now() + FIRST_RECHECK;
+      // The answer may have been faster than the node's acknowledgement.
+      if (record.peerKey !== undefined) return;
+      record.side.recheckAt = clock.now() + FIRST_RECHECK;
       if (isFirstTime) this.#handles.get(record.call)?.emit("ringing", undefined);
     }
   }

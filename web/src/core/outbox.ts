@@ -150,9 +150,14 @@ export class Outbox {
   /** Lets the first message be sent at once, also if it is in flight or waits after a failure. */
   retryNow(): void {
     this.#inFlight = undefined;
+    this.endPause();
+    this.#interruption.abort();
+  }
+
+  /** Lets the first message be sent at once if it waits after a failure. */
+  endPause(): void {
     this.#attempts = 0;
     this.#retryAt = 0;
-    this.#interruption.abort();
   }
 
   /** Drops everything but the end of the call. */

@@ -54,9 +54,11 @@ export class Session {
     } catch (error) {
       // The client searches on by itself, or this tab is no longer one of the profile.
       if (error instanceof ConnectError || (error instanceof ProfileError && error.code === "closed")) return;
-      const isInUse = error instanceof ProfileError && error.code === "in-use";
-      this.network.status.value = isInUse ? "in-use" : "unusable";
-      if (!(error instanceof ProfileError)) throw error;
+      const isOfProfile = error instanceof ProfileError;
+      if (isOfProfile || error instanceof DOMException) {
+        this.network.status.value = isOfProfile && error.code === "in-use" ? "in-use" : "unusable";
+      }
+      if (!isOfProfile) throw error;
     } finally {
       this.book.contacts.value = this.client.contacts;
     }
