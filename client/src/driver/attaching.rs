@@ -162,20 +162,14 @@ impl Driver {
                 self.events.send(event);
             }
         }
-        let attached = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-        let is_refused = |outcome: &Result<_, _>| matches!(outcome, Err(Rejected::Busy | Rejected::Unavailable));
-        let refused = || requested.iter().zip(outcomes).filter(|(_, outcome)| is_refused(outcome));
+        let refusal = Refusal::of(requested, outcomes, session.leases.is_any_served(unix_now()));
         let mut stays = true;
-        if let Stage::Attaching { answers, attached: all, unavailable, .. } = &mut session.stage {
+        if let Stage::Attaching { answers, attached, unavailable, .. } = &mut session.stage {
             *answers = answers.saturating_sub(1);
-            *all += attached;
-            *unavailable |= refused().next().is_some();
-        } else if refused().next().is_some() {
-            stays = session.refusals.handle_refused(Refusal {
-                is_partial: attached > 0 || session.leases.len() > refused().filter(|(of, _)| of.is_renewal).count(),
-                has_new: refused().any(|(requested, _)| !requested.is_renewal),
-                is_temporary: refused().all(|(_, outcome)| *outcome == Err(Rejected::Busy)),
-            });
+            *attached += outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+            *unavailable |= refusal.is_some();
+        } else if let Some(refusal) = refusal {
+            stays = session.refusals.handle_refused(refusal);
         } else {
             session.refusals.handle_attached();
         }

@@ -106,7 +106,12 @@ struct Slot {
     /// The newest is last.
     keys: Vec<SessionKey>,
     seq: u64,
+    /// When the lease that was sent last expires, and the one that is attached.
+    sent_until: UnixTime,
+    attached_until: UnixTime,
     is_attached: bool,
+    /// The node has rejected the last renewal for its own reasons. Its former lease is attached until it expires.
+    is_refused: bool,
     /// The node has not responded yet.
     is_pending: bool,
     due: Instant,
@@ -183,7 +188,10 @@ impl Leases {
                         inbox: None,
                         keys: Vec::new(),
                         seq: 0,
+                        sent_until: UnixTime::from_secs(0),
+                        attached_until: UnixTime::from_secs(0),
                         is_attached: false,
+                        is_refused: false,
                         is_pending: false,
                         due: delayed_until.map_or(now, |until| until.max(now)),
                         outbids: 0,
@@ -258,6 +266,7 @@ impl Leases {
             let proof = prove_attach(&own.key, &self.nonce, &lease);
             slot.keys.drain(..slot.keys.len().saturating_sub(MAX_KEYS - 1));
             slot.keys.push(SessionKey { key, until: expires_at });
+            slot.sent_until = expires_at;
             slot.is_pending = true;
             attachments.push(Attachment { slot: *id, is_renewal: slot.is_attached, lease, proof });
         }
@@ -274,7 +283,8 @@ impl Leases {
         now: Instant,
     ) -> Option<ContactId> {
         let slot = self.slots.get_mut(&id)?;
-        (slot.is_attached, slot.is_pending, slot.outbids) = (true, false, 0);
+        (slot.is_attached, slot.is_refused, slot.is_pending, slot.outbids) = (true, false, false, 0);
+        slot.attached_until = slot.sent_until;
         let longest = ttl.clamp(SHORTEST_RENEWAL, LONGEST_RENEWAL);
         slot.due = now + longest.mul_f64(random.random_range(0.5..1.0));
         self.reachable.insert(slot.owner).then_some(slot.owner)
@@ -298,8 +308,11 @@ impl Leases {
                 slot.due = now;
                 return None;
             }
-            // An inbox that was attached stays attached.
-            Rejected::Busy | Rejected::Unavailable => {}
+            // An inbox that was attached stays attached until its lease expires.
+            Rejected::Busy | Rejected::Unavailable => {
+                slot.is_refused = true;
+                slot.is_attached &= slot.attached_until.as_secs() > unix_ms / 1000;
+            }
             Rejected::Outdated(_) | Rejected::Invalid => slot.is_attached = false,
         }
         slot.outbids = 0;
@@ -335,6 +348,12 @@ impl Leases {
         self.slots
             .values()
             .any(|slot| slot.is_open(unix) && (slot.is_attached || slot.inbox.is_some() || slot.due <= now))
+    }
+
+    /// Whether the node serves any inbox: its lease has not expired, and its last renewal was not rejected for the node's
+    /// own reasons.
+    pub(crate) fn is_any_served(&self, unix: UnixTime) -> bool {
+        self.slots.values().any(|slot| slot.is_attached && !slot.is_refused && slot.attached_until > unix)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -3,15 +3,37 @@
 //! Only rejections for the node's own reasons count: no capacity, a rate limit, or no reachable home. An invalid or
 //! outdated lease is no reason to leave a node that attaches others.
 
+use super::{leases::Rejected, requests::RequestedInbox};
+
 /// The response to one `attach` with inboxes that the node could not attach.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal {
-    /// At least one inbox is attached, so its contact can call.
+    /// The node serves at least one inbox, so its contact can call and the node can renew its lease. An inbox whose
+    /// renewal was rejected is not served: each lease is renewed at its own time, and the others may be rejected next.
     pub(crate) is_partial: bool,
     /// At least one rejected inbox was not attached before, so its contact cannot call.
     pub(crate) has_new: bool,
     /// All rejections are temporary.
     pub(crate) is_temporary: bool,
+}
+
+impl Refusal {
+    /// The rejections for the node's own reasons in the response to one `attach`, or `None` if there are none. `outcomes`
+    /// are in the order of `requested`; `is_any_served` includes them.
+    pub(super) fn of<T>(
+        requested: &[RequestedInbox],
+        outcomes: &[Result<T, Rejected>],
+        is_any_served: bool,
+    ) -> Option<Self> {
+        let is_refused = |outcome: &Result<_, _>| matches!(outcome, Err(Rejected::Busy | Rejected::Unavailable));
+        let refused = || requested.iter().zip(outcomes).filter(|(_, outcome)| is_refused(outcome));
+        refused().next()?;
+        Some(Self {
+            is_partial: is_any_served,
+            has_new: refused().any(|(requested, _)| !requested.is_renewal),
+            is_temporary: refused().all(|(_, outcome)| matches!(outcome, Err(Rejected::Busy))),
+        })
+    }
 }
 
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_client::{
-    Client, Event, InboxRejection, StepKind,
+    Client, DisconnectReason, Event, InboxRejection, StepKind,
     call::EndReason,
     contact::{Contact, ContactId, Day, Pairing, PairingSecret, Role},
     profile::Profile,
@@ -201,6 +201,47 @@ async fn a_client_stays_despite_rejected_inboxes_and_the_app_learns_their_contac
         drop(leading);
         federation.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_refuses_the_renewals_of_all_inboxes_one_after_another_is_left() {
+    let way = Altered::bind().await;
+    let url = way.url();
+    let federation = Federation::start(1, |config| {
+        no_limits(config);
+        config.client.urls = vec![url.clone()];
+    })
+    .await;
+    // The first answer attaches all. Renewals follow after 2.5 to 5 s, in several messages.
+    let leading = way.lead_to(federation.nodes[0].addrs().client, |_| {
+        let mut renewed = false;
+        move |answer: &mut Value| {
+            if answer["type"] != "attached" {
+                return;
+            }
+            if renewed {
+                let refused: Vec<_> = (0..96).map(|index| json!({"index": index, "code": "internal"})).collect();
+                answer["rejected"] = json!(refused);
+            }
+            (answer["ttl"], renewed) = (json!(1), true);
+        }
+    });
+    let (_folder, profile, _) = profile(30);
+    let (client, mut events) = connect(&federation, &profile).await;
+    let (inboxes, _) = attached(&mut events).await;
+    assert!(inboxes >= 30);
+    let left = async {
+        loop {
+            if let Event::Disconnected { reason, .. } = events.next().await.expect("a running client") {
+                return reason;
+            }
+        }
+    };
+    let reason = timeout(PATIENCE, left).await.expect("the client leaves");
+    assert!(matches!(reason, DisconnectReason::NotAttached), "{reason:?}");
+    client.shutdown().await;
+    drop(leading);
+    federation.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

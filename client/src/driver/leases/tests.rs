@@ -2,7 +2,13 @@ use chappe_common::keys::SecretKey;
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use super::*;
-use crate::contact::{PairingSecret, Role};
+use crate::{
+    contact::{PairingSecret, Role},
+    driver::{
+        refusals::{Refusal, Refusals},
+        requests::RequestedInbox,
+    },
+};
 
 const DAY: u64 = Day::SECONDS;
 const NOON: u64 = 20_000 * DAY + DAY / 2;
@@ -222,6 +228,79 @@ fn attached_inboxes_stay_attached_if_a_renewal_finds_no_room() {
     let renewal = world.due().remove(0);
     assert_eq!(world.rejected(renewal.slot, Rejected::Invalid), Some(world.contacts[0].id()));
     assert_eq!(world.leases.len(), 0);
+}
+
+/// Sends what is due, and has the node refuse those inboxes for now that `refuses` names. Returns whether the session
+/// stays, and the contacts that the app is told about.
+fn renew(world: &mut World, refusals: &mut Refusals, refuses: impl Fn(ContactId) -> bool) -> (bool, Vec<ContactId>) {
+    world.update();
+    let due = world.due();
+    let (mut outcomes, mut told) = (Vec::new(), Vec::new());
+    for attachment in &due {
+        let (owner, _) = world.leases.owner(attachment.lease.inbox).expect("an inbox of a contact");
+        if refuses(owner) {
+            told.extend(world.rejected(attachment.slot, Rejected::Busy));
+            outcomes.push(Err(Rejected::Busy));
+        } else {
+            let now = world.now();
+            world.leases.attached(attachment.slot, TTL, &mut world.random, now);
+            outcomes.push(Ok(()));
+        }
+    }
+    let requested: Vec<_> = due.iter().map(RequestedInbox::from).collect();
+    let stays = match Refusal::of(&requested, &outcomes, world.leases.is_any_served(world.unix())) {
+        Some(refusal) => refusals.handle_refused(refusal),
+        None => true,
+    };
+    (stays, told)
+}
+
+#[test]
+fn a_node_that_refuses_every_renewal_is_left_before_a_lease_expires() {
+    for contacts in [1, 3, 6, 40] {
+        let mut world = World::new(contacts, NOON);
+        world.update();
+        let first_expiry = world.attach().iter().map(|attachment| attachment.lease.expires_at).min();
+        let (mut refusals, refused) = (Refusals::default(), std::cell::RefCell::new(HashMap::new()));
+        let refuse = |contact| {
+            *refused.borrow_mut().entry(contact).or_insert(0) += 1;
+            true
+        };
+        while renew(&mut world, &mut refusals, refuse).0 {
+            world.seconds += 1;
+            assert!(Some(world.unix()) < first_expiry, "{contacts} contacts: the client stayed");
+        }
+        let refused = refused.into_inner();
+        assert_eq!(refused.len(), usize::from(contacts), "every inbox was refused first");
+        assert!(refused.values().any(|times| *times > 1), "the session ended at the first refusal: {refused:?}");
+    }
+}
+
+#[test]
+fn a_contact_whose_renewals_are_refused_is_told_when_its_lease_expires_and_the_session_stays() {
+    let mut world = World::new(3, NOON);
+    world.update();
+    let attached = world.attach();
+    let refused = world.contacts[0].id();
+    let of_refused = attached.iter().find(|at| world.leases.owner(at.lease.inbox).is_some_and(|by| by.0 == refused));
+    let expires_at = of_refused.expect("its inbox").lease.expires_at;
+    let mut refusals = Refusals::default();
+    let told_at = loop {
+        let (stays, told) = renew(&mut world, &mut refusals, |contact| contact == refused);
+        assert!(stays, "the others are attached");
+        if !told.is_empty() {
+            assert_eq!(told, [refused]);
+            break world.unix();
+        }
+        assert!(world.unix() < expires_at + ATTACH_AGAIN + ATTACH_AGAIN_JITTER, "the app was never told");
+        world.seconds += 1;
+    };
+    assert!(told_at >= expires_at);
+    assert_eq!(world.leases.len(), 2);
+    // It is attached again as soon as the node has capacity.
+    world.seconds += 90;
+    renew(&mut world, &mut refusals, |_| false);
+    assert_eq!(world.leases.len(), 3);
 }
 
 #[test]
