@@ -107,6 +107,10 @@ pub(crate) fn reach(error: ReachError) -> Explanation {
             "do not accept the certificate; set the clock, or try another network",
         ),
         ReachError::Tls => INTERCEPTED,
+        ReachError::NoTls => explain(
+            "only nodes and registries with TLS are allowed (--wss-only), and this one has none",
+            "use another one, or its https:// URL; or set the profile's sources again without --wss-only",
+        ),
         ReachError::Name(NameError::NoSuchName) => {
             explain("the name does not exist, or is blocked", "check the spelling; set connect_to for a registry")
         }

@@ -70,7 +70,7 @@ pub(crate) struct NetworkArgs {
     #[arg(long)]
     system_resolver: bool,
 
-    /// Connect only to nodes with TLS (wss://) or on this machine; stored in the profile
+    /// Connect only to nodes and registries with TLS (wss://, https://) or on this machine; stored in the profile
     #[arg(long)]
     wss_only: bool,
 
@@ -372,11 +372,13 @@ impl NetworkConfig {
 
     /// The connection settings.
     fn net(&self) -> Result<Net> {
-        if self.system_resolver {
+        let net = if self.system_resolver {
             let scope = if self.test { Scope::Private } else { Scope::Public };
-            return Ok(Net::system_with_proxies(tls::config(), scope, Proxies::from_env()?));
-        }
-        over_https(&self.doh)
+            Net::system_with_proxies(tls::config(), scope, Proxies::from_env()?)
+        } else {
+            over_https(&self.doh)?
+        };
+        Ok(if self.wss_only { net.tls_only() } else { net })
     }
 
     fn save(&self, profile: &Path) -> Result<()> {
@@ -427,8 +429,54 @@ mod tests {
     use std::time::Duration;
 
     use chappe_common::keys::SecretKey;
+    use chappe_discovery::federation::FederationInfo;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
 
     use super::*;
+
+    /// Answers one request with this body.
+    async fn answer_one(listener: &TcpListener, body: &[u8]) {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.expect("a request"));
+        }
+        let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), body].concat()).await.expect("an open connection");
+    }
+
+    #[tokio::test]
+    async fn a_profile_for_tls_only_learns_its_federation_from_no_node_without_tls() {
+        let roots = vec![SecretKey::from_bytes(&[1; 32]).public()];
+        let body = serde_json::to_vec(&FederationInfo { roots: roots.clone(), ..FederationInfo::default() });
+        let body = body.expect("JSON");
+        // The address leads to this machine, but is none of its own.
+        let elsewhere = TcpListener::bind("0.0.0.0:0").await.expect("a port");
+        let here = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let urls = [&elsewhere, &here].map(|listener| format!("ws://{}", listener.local_addr().expect("an address")));
+        let node = |n| SecretKey::from_bytes(&[n; 32]).node_id();
+        let [first, second] = urls;
+        let until = UnixTime::from(SystemTime::now()) + Duration::from_secs(60);
+        let link = Invite::new([(node(1), first), (node(2), second)], None, until).expect("it fits");
+        let link = link.with_federation(FederationId::of_roots(&roots));
+        let profile = tempfile::tempdir().expect("a temporary folder");
+        let network = NetworkConfig { test: true, system_resolver: true, wss_only: true, ..NetworkConfig::default() };
+        network.save(profile.path()).expect("a file");
+        let learning = learn_federation(profile.path(), &link);
+        tokio::select! {
+            learned = async { tokio::join!(learning, async {
+                answer_one(&here, &body).await;
+                // The root statements, without any.
+                answer_one(&here, &[]).await;
+            }).0 } => learned.expect("a writable profile"),
+            _ = elsewhere.accept() => panic!("a node without TLS was asked"),
+        }
+        let learned = NetworkConfig::load(profile.path()).expect("a file").expect("a network");
+        assert_eq!(learned.roots, roots);
+    }
 
     #[test]
     fn a_profile_remembers_only_those_nodes_of_a_link_that_a_later_command_can_read() {

@@ -182,6 +182,7 @@ async fn dial_without_timeout(
     net: &Net,
     progressed: impl Fn() + Send,
 ) -> Result<Connection, DialError> {
+    net.check_tls(&candidate.url)?;
     let uri: Uri = candidate.url.parse().map_err(|_| ReachError::Name(NameError::Invalid))?;
     let doubt = |error: &ReachError| {
         if *error != ReachError::Timeout {

@@ -201,7 +201,7 @@ const fn of_reach(error: ReachError) -> Outcome {
         ReachError::Tls => Outcome::Tls,
         ReachError::Name(_) => Outcome::NoName,
         // This machine's own fault.
-        ReachError::Proxy(_) | ReachError::Other => Outcome::NotTried,
+        ReachError::Proxy(_) | ReachError::NoTls | ReachError::Other => Outcome::NotTried,
     }
 }
 

@@ -47,6 +47,7 @@ async fn document(response: Response, longest: usize) -> Result<Document, GetErr
 }
 
 async fn send(method: Method, url: Url, limit: Duration, net: &Net) -> Result<Response, GetError> {
+    net.check_tls(url.as_str()).map_err(GetError::Reach)?;
     let client =
         http::builder((**net.tls()).clone(), net.proxies()).timeout(limit).dns_resolver(net.names().clone()).build();
     let client = client.map_err(|error| GetError::Setup(SetupError::Http(error)))?;

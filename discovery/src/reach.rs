@@ -26,6 +26,9 @@ pub enum ReachError {
     /// The proxy did not connect to the server. The status is `None` if the response was not HTTP.
     #[error("the proxy did not connect to the server{}", .0.map_or_else(String::new, |status| format!(" (HTTP status {status})")))]
     Proxy(Option<u16>),
+    /// The server has no TLS, and only servers with TLS are allowed. Nothing was sent.
+    #[error("it has no TLS, and only servers with TLS are allowed")]
+    NoTls,
     /// The server's name could not be resolved.
     #[error(transparent)]
     Name(#[from] NameError),

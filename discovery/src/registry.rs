@@ -136,6 +136,8 @@ struct EndpointClient {
     is_private: bool,
     http: reqwest::Client,
     names: NameResolver,
+    /// An error if the endpoint has no TLS and must have it.
+    tls_check: Result<(), ReachError>,
 }
 
 impl EndpointClient {
@@ -153,6 +155,8 @@ impl EndpointClient {
         if let Some(sni) = &endpoint.sni {
             base.set_host(Some(sni)).map_err(|_| wrong())?;
         }
+        let reached = endpoint.connect_to.map(|addr| format!("{}://{addr}", base.scheme()));
+        let tls_check = net.check_tls(reached.as_deref().unwrap_or(base.as_str()));
         let mut tls = (**net.tls()).clone();
         // HTTP/2 does not allow a `Host` that differs from the URL's.
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -171,7 +175,8 @@ impl EndpointClient {
             Some(addr) => !special::is_public(addr.ip()),
             None => !special::is_public_url(&endpoint.url),
         };
-        Ok(Self { base, host, is_private, http: http.build().map_err(SetupError::Http)?, names: net.names().clone() })
+        let http = http.build().map_err(SetupError::Http)?;
+        Ok(Self { base, host, is_private, http, names: net.names().clone(), tls_check })
     }
 
     /// The URL of `path` below the base. For a mirror it is always the URL of the file.
@@ -198,6 +203,7 @@ impl EndpointClient {
     }
 
     async fn send(&self, mut request: RequestBuilder, longest: usize) -> Result<Bytes, SourceError> {
+        self.tls_check?;
         if let Some(host) = &self.host {
             request = request.header(HOST, host);
         }

@@ -30,7 +30,6 @@ use crate::{
     race::{Action, DialId, Race},
     report::{DialOutcome, DialReport, Report, SourceOutcome, SourceReport},
     source::{Candidate, Source, SourceError, SourceKind, SourceResponse},
-    this_machine::is_this_machine,
     trust::Trust,
 };
 
@@ -46,7 +45,6 @@ pub(crate) struct SearchContext {
     pub(crate) cache: Arc<Cache>,
     pub(crate) net: Net,
     pub(crate) trust: Trust,
-    pub(crate) wss_only: bool,
     pub(crate) clock: Clock,
     /// How many searches have started: numbers their spans.
     pub(crate) searches: Arc<AtomicU64>,
@@ -249,11 +247,9 @@ impl Search {
             if learned.candidates.is_empty() {
                 return Err(SourceError::Empty);
             }
-            if self.context.wss_only {
-                learned.candidates.retain(|candidate| candidate.has_tls() || is_this_machine(&candidate.url));
-                if learned.candidates.is_empty() {
-                    return Err(SourceError::Insecure);
-                }
+            learned.candidates.retain(|candidate| self.context.net.check_tls(&candidate.url).is_ok());
+            if learned.candidates.is_empty() {
+                return Err(SourceError::Insecure);
             }
             // A contact or a link may name a node that is long gone. What a person entered is always tried.
             let cache = &self.context.cache;

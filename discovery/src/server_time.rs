@@ -30,6 +30,7 @@ pub enum ServerTimeError {
 /// The server does not answer, or does not say its time.
 pub async fn fetch(url: &str, net: &Net) -> Result<SystemTime, ServerTimeError> {
     let url = Url::parse(url).map_err(|_| ServerTimeError::Url)?;
+    net.check_tls(url.as_str())?;
     let client = http::builder((**net.tls()).clone(), net.proxies())
         .timeout(http::FETCH_TIMEOUT)
         .dns_resolver(net.names().clone());

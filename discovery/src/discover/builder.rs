@@ -116,8 +116,8 @@ impl DiscoveryBuilder {
         self
     }
 
-    /// Connects only to nodes with TLS (`wss://`) and to nodes on this machine. By default nodes with TLS are only
-    /// preferred.
+    /// Connects only to nodes and registries with TLS (`wss://`, `https://`) and to those on this machine. By default nodes
+    /// with TLS are only preferred.
     #[must_use]
     pub const fn wss_only(mut self) -> Self {
         self.wss_only = true;
@@ -204,6 +204,7 @@ impl DiscoveryBuilder {
         } else {
             Net::over_https_with_proxies(&providers, tls, proxies)?
         };
+        let net = if self.wss_only { net.tls_only() } else { net };
         let pinned = Roots::pinned(self.roots, self.federation);
         let cache = Arc::new(match self.cache {
             Some(path) => Cache::open_or_empty(path, pinned.clone()),
@@ -240,8 +241,7 @@ impl DiscoveryBuilder {
             }
         }
         let clock = self.clock.unwrap_or_else(|| Arc::new(|| SystemTime::now().into()));
-        let (wss_only, searches) = (self.wss_only, Arc::default());
-        let context = SearchContext { cache, net, trust, wss_only, clock, searches };
+        let context = SearchContext { cache, net, trust, clock, searches: Arc::default() };
         Ok(Discovery { sources, referrals, context })
     }
 }
