@@ -7,7 +7,6 @@
 use std::{
     fs, io,
     io::{Read as _, Write as _},
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -55,7 +54,8 @@ pub enum ProfileError {
         /// The system's error.
         source: io::Error,
     },
-    /// The folder belongs to another user, or others can write to it.
+    /// Others can access the folder, or could replace it: it or a folder above belongs to another user, or others may write
+    /// to it.
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// Another process uses the profile, or another client in this process.
@@ -132,11 +132,10 @@ impl Profile {
     /// `name` as the name that contacts see first. Blocks on the disk.
     ///
     /// # Errors
-    /// The folder belongs to another user or is open to others, the file is not a profile, or the disk fails.
+    /// Others can access or replace the folder, the file is not a profile, or the disk fails.
     pub fn open_or_create(folder: impl Into<PathBuf>, name: &str) -> Result<Self, ProfileError> {
         let folder = folder.into();
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
-        private_file::check_folder(&folder)?;
+        private_file::prepare_folder(&folder)?;
         let _lock = lock(&folder)?;
         if let Some(profile) = read(&folder)? {
             return Ok(profile);
@@ -491,6 +490,30 @@ mod tests {
             fs::remove_file(profile.join(file)).expect("a link");
         }
         assert!(Profile::open_or_create(&profile, "Ada").is_ok());
+    }
+
+    #[test]
+    fn a_profile_below_a_folder_in_which_others_may_write_is_refused_and_below_a_sticky_one_is_used() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let above = folder.path().join("above");
+        let profile = above.join("between").join("profile");
+        let open = || Profile::open_or_create(&profile, "Ada");
+        open().expect("a new profile");
+        let set_mode = |mode| fs::set_permissions(&above, fs::Permissions::from_mode(mode)).expect("the owner");
+        set_mode(0o777);
+        let refused = open().expect_err("anybody could replace it").to_string();
+        let told = format!("everybody may write in {} and replace files", above.display());
+        assert!(refused.contains(&told), "{refused}");
+        // As in /tmp, nobody can rename the files of others.
+        for mode in [0o1777, 0o755, 0o711] {
+            set_mode(mode);
+            open().unwrap_or_else(|error| panic!("{mode:o}: {error}"));
+        }
+        // Only root may give a folder away.
+        if std::os::unix::fs::chown(&above, Some(4242), None).is_ok() {
+            let refused = open().expect_err("its owner could replace it").to_string();
+            assert!(refused.contains(&format!("{} belongs to another user (4242)", above.display())), "{refused}");
+        }
     }
 
     #[test]

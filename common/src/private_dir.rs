@@ -1,7 +1,7 @@
-//! A daemon's folder: only its user, and root, may change its content.
+//! A folder of a daemon or a profile: only its user, and root, may change its content.
 //!
-//! Another user with write access to it, or to a folder above, could place a link where a file is expected. The daemon
-//! would then empty or replace another file of its user. So such a folder is rejected.
+//! Another user with write access to it, or to a folder above, could replace it, or place a link where a file is expected.
+//! The program would then empty or replace another file of its user. So such a folder is rejected.
 
 use std::{
     fs, io,

@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{fs::OFlags, io::Errno, process::geteuid};
+use chappe_common::private_dir::{self, DirError};
+use rustix::{fs::OFlags, io::Errno};
 
 use crate::replaced_file::{Access, SymlinkPolicy, replace};
 
@@ -27,29 +28,12 @@ pub fn write_own(path: &Path, content: &[u8]) -> io::Result<()> {
     replace(path, content, SymlinkPolicy::Reject, Access::Owner)
 }
 
-/// Why a folder cannot be used for private files. Nothing was changed.
+/// Why a folder cannot be used for private files. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// The folder's metadata cannot be read.
-    #[error("cannot use the folder {path}")]
-    Io {
-        /// The folder.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The folder belongs to another user, who could replace its files.
-    #[error(
-        "the folder {path} belongs to the user with the id {owner}, and this is {user}: use a folder of your own, or chown it"
-    )]
-    Owner {
-        /// The folder.
-        path: PathBuf,
-        /// Its owner's user id.
-        owner: u32,
-        /// The user id of this process.
-        user: u32,
-    },
+    /// The folder cannot be created or read, or others could replace it or its files.
+    #[error(transparent)]
+    Dir(#[from] DirError),
     /// Other users can access the folder.
     #[error("others may use the folder {path} (mode {mode:03o}): chmod 700 {path}")]
     Open {
@@ -60,25 +44,15 @@ pub enum FolderError {
     },
 }
 
-/// Checks that a folder belongs to the user of this process.
+/// Creates a folder for its user alone if it does not exist. Checks that only its user, and root, may change it and the
+/// folders above it, as for the folders of daemons, and that nobody else can access it. Blocks on the disk.
 ///
 /// # Errors
-/// It belongs to another user, or cannot be read.
-fn check_owner(folder: &Path) -> Result<(), FolderError> {
+/// The folder cannot be used.
+pub fn prepare_folder(folder: &Path) -> Result<(), FolderError> {
+    private_dir::prepare(folder)?;
     let path = || folder.to_owned();
-    let found = fs::metadata(folder).map_err(|source| FolderError::Io { path: path(), source })?;
-    let user = geteuid().as_raw();
-    if found.uid() == user { Ok(()) } else { Err(FolderError::Owner { path: path(), owner: found.uid(), user }) }
-}
-
-/// Checks that a folder belongs to the user of this process, and that nobody else can access it.
-///
-/// # Errors
-/// It belongs to another user, others can access it, or it cannot be read.
-pub fn check_folder(folder: &Path) -> Result<(), FolderError> {
-    check_owner(folder)?;
-    let path = || folder.to_owned();
-    let found = fs::metadata(folder).map_err(|source| FolderError::Io { path: path(), source })?;
+    let found = fs::metadata(folder).map_err(|source| DirError::Io { path: path(), source })?;
     let mode = found.mode() & 0o777;
     if mode & 0o077 == 0 { Ok(()) } else { Err(FolderError::Open { path: path(), mode }) }
 }
