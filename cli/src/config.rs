@@ -20,7 +20,8 @@ use figment::{
     value::{Dict, Map, Value},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tracing_subscriber::EnvFilter;
+
+use crate::log;
 
 const ENV_PREFIX: &str = "CHAPPE_";
 
@@ -88,7 +89,7 @@ pub(crate) trait Config: Serialize + DeserializeOwned + Default {
 
 impl Config for NodeConfig {
     fn first_problem(&self) -> Option<(&'static str, String)> {
-        let log = log_problem(&self.node.log, "chappe_node").map(|problem| ("node.log", problem));
+        let log = log::parse_filter(&self.node.log, "chappe_node").err().map(|problem| ("node.log", problem));
         log.or_else(|| self.check().err().map(|error| (error.key, error.problem.into_owned())))
     }
 
@@ -105,7 +106,8 @@ impl Config for NodeConfig {
 
 impl Config for BootstrapConfig {
     fn first_problem(&self) -> Option<(&'static str, String)> {
-        let log = log_problem(&self.bootstrap.log, "chappe_bootstrap").map(|problem| ("bootstrap.log", problem));
+        let log =
+            log::parse_filter(&self.bootstrap.log, "chappe_bootstrap").err().map(|problem| ("bootstrap.log", problem));
         log.or_else(|| self.check().err().map(|error| (error.key, error.problem.into_owned())))
     }
 
@@ -121,12 +123,6 @@ impl Config for BootstrapConfig {
         paths.extend(self.storage.ca.as_mut().map(|path| ("storage.ca", path)));
         paths
     }
-}
-
-/// What is wrong with a log filter.
-fn log_problem(filter: &str, module: &str) -> Option<String> {
-    let error = EnvFilter::try_new(filter).err()?;
-    Some(format!("{error}; write a level such as \"info\", or \"warn,{module}=debug\""))
 }
 
 /// Whether to read the environment.
@@ -167,15 +163,15 @@ pub(crate) fn load<C: Config>(file: &Path, environment: Environment, settings: &
     let origin_of = |key: &str| {
         figment.find_metadata(key).map_or_else(|| file.display().to_string(), |found| origin(found, file, key))
     };
+    // Before the other checks, which would take an empty path for a file. Joining one would give the folder itself.
+    if let Some((key, _)) = config.paths().into_iter().find(|(_, path)| path.as_os_str().is_empty()) {
+        bail!("{}: {key}: the path is empty; set a path, or remove the key", origin_of(key));
+    }
     if let Some((key, problem)) = config.first_problem() {
         bail!("{}: {key}: {problem}", origin_of(key));
     }
     let folder = file.parent().unwrap_or(Path::new(""));
-    for (key, path) in config.paths() {
-        // Joining an empty path would give the folder itself.
-        if path.as_os_str().is_empty() {
-            bail!("{}: {key}: the path is empty; set a path, or remove the key", origin_of(key));
-        }
+    for (_, path) in config.paths() {
         *path = folder.join(&*path);
     }
     Ok(config)
@@ -465,8 +461,11 @@ mod tests {
 
     #[test]
     fn an_empty_path_is_no_folder() {
-        let text = message("", &["client.tls_cert=\"\"", "client.tls_key=key.pem"]);
-        assert!(text.contains("--set: client.tls_cert: the path is empty; set a path, or remove the key"), "{text}");
+        for settings in [&["client.tls_cert=\"\"", "client.tls_key=key.pem"][..], &["client.tls_cert=\"\""]] {
+            let text = message("", settings);
+            let told = "--set: client.tls_cert: the path is empty; set a path, or remove the key";
+            assert!(text.contains(told), "{text}");
+        }
     }
 
     #[test]

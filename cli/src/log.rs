@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::anyhow;
 use chappe_common::lost_lines;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, reload};
 
@@ -24,6 +25,29 @@ const FLUSH_LOOK: Duration = Duration::from_millis(10);
 
 /// The environment variable for the log filter, such as `warn` or `chappe_node=debug`.
 pub(crate) const LOG_VARIABLE: &str = "CHAPPE_LOG";
+
+/// Parses a log filter. `module` is that of an example in the error.
+///
+/// # Errors
+/// What is wrong with the text, and what to write.
+pub(crate) fn parse_filter(text: &str, module: &str) -> Result<EnvFilter, String> {
+    let example = || format!("write a level such as \"info\", or \"warn,{module}=debug\"");
+    // The library would log all levels of that module. A missing level is more likely a mistake.
+    if let Some(part) = text.split(',').map(str::trim).find(|part| part.ends_with('=')) {
+        return Err(format!("`{part}` has no level; {}", example()));
+    }
+    EnvFilter::try_new(text).map_err(|error| format!("{error}; {}", example()))
+}
+
+/// The log filter in the environment, or `default` if there is none.
+///
+/// # Errors
+/// The variable is no filter.
+pub(crate) fn filter_of_environment(default: &str) -> anyhow::Result<EnvFilter> {
+    let Some(text) = std::env::var_os(LOG_VARIABLE) else { return Ok(EnvFilter::new(default)) };
+    let filter = text.to_str().ok_or_else(|| "not UTF-8".to_owned()).and_then(|text| parse_filter(text, "chappe_node"));
+    filter.map_err(|error| anyhow!("{LOG_VARIABLE} in the environment: {error}"))
+}
 
 /// Replaces the filter of the subscriber.
 type SetFilter = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;

@@ -33,11 +33,10 @@ use std::{
 use anyhow::{Context as _, Error, Result, anyhow};
 use chappe_node::PassedSockets;
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     commands::{Cli, Command},
-    log::{LOG_VARIABLE, Log},
+    log::Log,
     output::Output,
 };
 
@@ -48,18 +47,22 @@ use crate::{
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return print_usage(&usage),
+    };
     // Before any other thread runs.
     let passed =
         cli.command.socket_names().map_or_else(|| Ok(Default::default()), passed_sockets::take).map_err(Error::new);
-    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(cli.command.default_log()));
     let output = Output::new(cli.json);
-    let (log, result) = match Log::start(filter) {
+    let log = log::filter_of_environment(cli.command.default_log())
+        .and_then(|filter| Log::start(filter).context("cannot start the log thread"));
+    let (log, result) = match log {
         Ok(log) => {
             let result = passed.and_then(|passed| run(cli.command, output, &log, passed));
             (Some(log), result)
         }
-        Err(error) => (None, Err(Error::new(error).context("cannot start the log thread"))),
+        Err(error) => (None, Err(error)),
     };
     let (status, last) = match result {
         Ok(()) => (ExitCode::SUCCESS, None),
@@ -72,6 +75,20 @@ fn main() -> ExitCode {
         (None, None) => {}
     }
     status
+}
+
+/// Prints the help, the version, or what is wrong with the command line. Returns the exit status.
+fn print_usage(usage: &clap::Error) -> ExitCode {
+    let printed = usage.print().and_then(|()| std::io::stdout().flush());
+    match printed {
+        // As for results: an early exit of the reader is no failure.
+        Err(error) if !usage.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {
+            // Ignore errors: standard error is closed, so nobody reads the message.
+            let _ = writeln!(std::io::stderr(), "error: cannot write to standard output: {}", error.kind());
+            ExitCode::FAILURE
+        }
+        _ => u8::try_from(usage.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+    }
 }
 
 fn run(command: Command, output: Output, log: &Log, passed: PassedSockets) -> Result<()> {

@@ -611,6 +611,12 @@ fn a_wrong_config_is_explained() {
             "unknown variable CHAPPE_CLIENT_LISTEN in the environment; did you mean CHAPPE_CLIENT__LISTEN?",
         ),
         ("CHAPPE_NODE__DATA_DIR", "", "CHAPPE_NODE__DATA_DIR in the environment: node.data_dir: the path is empty"),
+        // Alone, without the key of the certificate.
+        (
+            "CHAPPE_CLIENT__TLS_CERT",
+            "",
+            "CHAPPE_CLIENT__TLS_CERT in the environment: client.tls_cert: the path is empty",
+        ),
     ] {
         let mut command = chappe(&["node", "run", "--config", arg(&config), "--set", "client.listen=127.0.0.1:0"]);
         command.args(["--set", "federation.listen=127.0.0.1:0"]).env(variable, value);

@@ -114,6 +114,35 @@ fn a_command_that_cannot_print_its_error_exits_with_status_1() {
 }
 
 #[test]
+fn help_and_version_fail_on_a_full_disk_and_end_quietly_without_a_reader() {
+    for args in [&["--help"][..], &["--version"], &["node", "run", "--help"], &["help"]] {
+        let run = |stdout| chappe(args).stdout(stdout).output().expect("it runs");
+        let output = run(full());
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(texts(&output).1.contains("cannot write to standard output"), "{:?}", texts(&output));
+        let output = run(closed());
+        assert_eq!((output.status.code(), texts(&output).1.as_str()), (Some(0), ""), "{args:?}");
+        assert_eq!(finished(args).status.code(), Some(0), "{args:?}");
+    }
+    // A wrong command line has its own status, whether or not the text can be written.
+    let output = chappe(&["nonsense"]).stderr(full()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn an_invalid_log_filter_in_the_environment_is_an_error_that_names_the_variable() {
+    for args in [&["discover"][..], &["node", "run", "--config", "/nowhere/node.toml"]] {
+        for filter in ["warn,chappe_node=dbug", "nonsense=,x", "!"] {
+            let output = chappe(args).env("CHAPPE_LOG", filter).output().expect("it runs");
+            let text = texts(&output).1;
+            assert_eq!(output.status.code(), Some(1), "{args:?}, {filter}: {text}");
+            assert!(text.contains("error: CHAPPE_LOG in the environment: "), "{args:?}, {filter}: {text}");
+            assert!(text.contains("write a level such as"), "{args:?}, {filter}: {text}");
+        }
+    }
+}
+
+#[test]
 fn a_command_with_a_closed_output_ends_quietly_and_one_with_a_full_disk_reports_it() {
     let federation = Federation::start(1);
     federation.wait_for_a_node();
