@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use chappe_client::{Client, ClientBuilder, profile::Profile};
+use chappe_client::{
+    Client, ClientBuilder,
+    contact::ContactId,
+    profile::{Profile, ProfileError},
+};
 use chappe_common::{
     federation::FederationId, keys::PublicKey, root_statements::ListOrigin, roots::Roots, text_or_nothing,
     time::UnixTime,
@@ -151,8 +155,22 @@ pub(crate) struct NetworkConfig {
 }
 
 impl ProfileArgs {
-    /// Removes a contact from the profile, unless another process uses it: that process would keep the contact in memory.
+    /// Removes a contact from the profile.
     pub(crate) fn forget(&self, name: &str) -> Result<()> {
+        self.change_contact(name, Profile::remove_contact)
+    }
+
+    /// Blocks or unblocks a contact.
+    pub(crate) fn block(&self, name: &str, blocked: bool) -> Result<()> {
+        self.change_contact(name, |profile, contact| profile.block(contact, blocked))
+    }
+
+    /// Changes a stored contact, unless another process uses the profile: that process has its own copy in memory.
+    fn change_contact(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Profile, ContactId) -> Result<(), ProfileError>,
+    ) -> Result<()> {
         let unknown = || anyhow!("no contact is called `{name}`");
         if !self.profile.exists() {
             return Err(unknown());
@@ -160,7 +178,7 @@ impl ProfileArgs {
         let mut profile = Profile::open_or_create(&self.profile, &self.name)?;
         profile.hold()?;
         let contact = profile.contact_named(name).ok_or_else(unknown)?.id();
-        Ok(profile.remove_contact(contact)?)
+        Ok(change(&mut profile, contact)?)
     }
 
     /// Opens the profile and configures its client.

@@ -44,6 +44,14 @@ pub(crate) struct PairArgs {
     /// Remove this contact first, to pair with the same person again
     #[arg(long, value_name = "CONTACT")]
     forget: Option<String>,
+
+    /// Block this contact instead of pairing: it cannot call, and sees you as offline
+    #[arg(long, value_name = "CONTACT", conflicts_with_all = ["code", "qr", "forget"])]
+    block: Option<String>,
+
+    /// Unblock this contact instead of pairing
+    #[arg(long, value_name = "CONTACT", conflicts_with_all = ["code", "qr", "forget", "block"])]
+    unblock: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -57,6 +65,12 @@ struct Shown<'a> {
 }
 
 #[derive(Serialize)]
+struct Changed<'a> {
+    event: &'static str,
+    contact: &'a str,
+}
+
+#[derive(Serialize)]
 struct Done<'a> {
     event: &'static str,
     contact: &'a str,
@@ -66,6 +80,17 @@ struct Done<'a> {
 }
 
 pub(crate) async fn run(args: &PairArgs, output: Output) -> Result<()> {
+    // Neither needs a node.
+    if let Some(name) = &args.block {
+        args.profile.block(name, true)?;
+        output.print(&format!("blocked {name}"), &Changed { event: "blocked", contact: name });
+        return Ok(());
+    }
+    if let Some(name) = &args.unblock {
+        args.profile.block(name, false)?;
+        output.print(&format!("unblocked {name}"), &Changed { event: "unblocked", contact: name });
+        return Ok(());
+    }
     let mut signals = Signals::for_foreground()?;
     let code = match args.code.as_deref() {
         Some("-") => tokio::select! {

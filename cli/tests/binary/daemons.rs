@@ -452,6 +452,7 @@ fn one_process_at_a_time_uses_a_profile_and_codes_are_hidden_from_other_users() 
         &["call", "--profile", arg(&ben), "Ada"],
         &["pair", "--profile", arg(&ben), "--system-resolver"],
         &["pair", "--profile", arg(&ben), "--forget", "Ada"],
+        &["pair", "--profile", arg(&ben), "--block", "Ada"],
         &["discover", "--profile", arg(&ben)],
         &["doctor", "--profile", arg(&ben)],
     ] {
@@ -525,6 +526,45 @@ fn a_contact_is_removed_without_a_network() {
     assert_eq!(contacts(&ben), 0);
     searching.signal("KILL");
     searching.finish();
+}
+
+#[test]
+fn a_blocked_contact_cannot_call_until_it_is_unblocked() {
+    let federation = Federation::start(1);
+    federation.wait_for_a_node();
+    let (ada, ben) = (federation.dir.path().join("ada"), federation.dir.path().join("ben"));
+    let network = federation.network();
+    let profile = ["--json", "pair", "--name", "Ada", "--profile", arg(&ada)];
+    let mut showing = Running::start(&mut chappe(&[&profile[..], &network].concat()));
+    let code = showing.event("code")["code"].as_str().expect("a code").to_owned();
+    let paired = finished(&[&["pair", "--name", "Ben", "--profile", arg(&ben), &code][..], &network].concat());
+    assert!(paired.status.success() && showing.finish().status.success(), "{:?}", texts(&paired));
+
+    let change = |args: &[&str]| finished(&[&["--json", "pair", "--profile", arg(&ada)][..], args].concat());
+    let unknown = change(&["--block", "Carl"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(texts(&unknown).1.contains("no contact is called `Carl`"), "{:?}", texts(&unknown));
+    let both = change(&["--block", "Ben", "--unblock", "Ben"]);
+    assert_eq!(both.status.code(), Some(2), "{:?}", texts(&both));
+
+    let call = || {
+        let mut listening = Running::start(&mut chappe(&["--json", "listen", "--once", "--profile", arg(&ada)]));
+        listening.event("ready");
+        let called = finished(&["--json", "call", "--profile", arg(&ben), "Ada", "--seconds", "1"]);
+        listening.signal("TERM");
+        listening.finish();
+        called
+    };
+    let blocked = change(&["--block", "Ben"]);
+    assert_eq!(texts(&blocked).0, "{\"event\":\"blocked\",\"contact\":\"Ben\"}\n", "{:?}", texts(&blocked));
+    assert_eq!(contacts(&ada), 1);
+    let called = call();
+    assert_eq!(called.status.code(), Some(1), "{:?}", texts(&called));
+    assert!(texts(&called).1.contains("the contact is not connected anywhere"), "{:?}", texts(&called));
+    let unblocked = change(&["--unblock", "Ben"]);
+    assert_eq!(texts(&unblocked).0, "{\"event\":\"unblocked\",\"contact\":\"Ben\"}\n", "{:?}", texts(&unblocked));
+    let called = call();
+    assert!(called.status.success(), "{:?}", texts(&called));
 }
 
 #[test]
