@@ -120,7 +120,7 @@ impl DoorProber {
                 Err(NotResolved::Unknown) => tried.is_incomplete = true,
             }
         }
-        tried.is_incomplete |= keep_first(&mut targets);
+        tried.is_incomplete |= keep_first(&mut targets, listing.proved.to_canonical());
         let (own, others): (Vec<_>, Vec<_>) =
             targets.into_iter().partition(|target| target.addr.ip() == listing.proved.to_canonical());
         for targets in [own, others] {
@@ -201,13 +201,12 @@ impl DoorProber {
     }
 }
 
-/// Keeps as many addresses as are tried, those first that come first for their URL and family. Returns whether others are left
-/// out.
-fn keep_first(targets: &mut Vec<Target>) -> bool {
-    targets.sort_by_key(|target| (target.rank, target.place));
-    let is_incomplete = targets.len() > MAX_TRIES;
-    targets.truncate(MAX_TRIES);
-    is_incomplete
+/// Keeps as many addresses as are tried: first that of the node's links, then those that come first for their URL and family.
+/// Returns whether a URL is left out.
+fn keep_first(targets: &mut Vec<Target>, proved: IpAddr) -> bool {
+    targets.sort_by_key(|target| (target.addr.ip() != proved, target.rank, target.place));
+    let left_out = targets.split_off(MAX_TRIES.min(targets.len()));
+    left_out.iter().any(|target| targets.iter().all(|kept| kept.place != target.place))
 }
 
 const fn fault(place: u8, outcome: Outcome) -> Fault {
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn all_addresses_of_a_name_are_tried_and_none_of_another_url_is_left_out_for_them() {
+    fn the_first_addresses_of_each_url_are_tried_and_before_them_that_of_the_links() {
         let target = |place, rank, last| Target {
             rank,
             place,
@@ -302,12 +301,15 @@ mod tests {
             door: Door::parse("wss://a.example").expect("a URL"),
         };
         let ips = |targets: &[Target]| targets.iter().map(|target| target.addr.ip().to_string()).collect::<Vec<_>>();
+        let proved = [198, 51, 100, 3].into();
         let mut several = vec![target(0, 0, 1), target(0, 1, 2), target(0, 2, 3), target(1, 0, 9)];
-        assert!(!keep_first(&mut several));
-        assert_eq!(ips(&several), ["198.51.100.1", "198.51.100.9", "198.51.100.2", "198.51.100.3"]);
+        assert!(!keep_first(&mut several, proved));
+        assert_eq!(ips(&several), ["198.51.100.3", "198.51.100.1", "198.51.100.9", "198.51.100.2"]);
         several.push(target(1, 1, 8));
-        assert!(keep_first(&mut several), "nothing follows if one was not tried");
-        assert_eq!(ips(&several), ["198.51.100.1", "198.51.100.9", "198.51.100.2", "198.51.100.8"]);
+        assert!(!keep_first(&mut several, proved), "each URL is tried");
+        assert_eq!(ips(&several), ["198.51.100.3", "198.51.100.1", "198.51.100.9", "198.51.100.2"]);
+        let mut urls: Vec<_> = (0..5).map(|place| target(place, 0, 10 + place)).collect();
+        assert!(keep_first(&mut urls, proved), "nothing follows if a URL was not tried");
     }
 
     #[test]

@@ -52,7 +52,8 @@ impl LookupLimiter {
     /// Counts a lookup for a node.
     ///
     /// # Errors
-    /// It must not be made now. A lookup beyond the node's own limit does not count for all nodes.
+    /// It must not be made now. A lookup beyond the node's own limit does not count for all nodes. One beyond the limit of all
+    /// counts for its node.
     pub(crate) fn try_lookup(&self, node: NodeId) -> Result<(), LookupRefused> {
         self.by_node.check_key(&node).map_err(|_| LookupRefused::Node)?;
         self.total.check().map_err(|_| LookupRefused::Total)

@@ -264,7 +264,8 @@ impl Owner {
     async fn handle_tick(&mut self, now: Millis) {
         let pause = Duration::from_millis(now.0.saturating_sub(self.last_tick.0));
         self.last_tick = now;
-        if pause > MAX_TICK_PAUSE || self.registry.is_cut_off(now) {
+        // A clock that was set back must not let a time in the future stand.
+        if pause > MAX_TICK_PAUSE || self.registry.is_cut_off(now) || self.watching_since > now.secs() {
             self.watching_since = now.secs();
         }
         let signed_at = self.published.load().head().issued_at;

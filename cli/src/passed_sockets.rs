@@ -19,11 +19,14 @@ pub(crate) const OF_REGISTRY: &[&str] = &["http", "admin"];
 /// Why passed sockets cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PassedError {
-    /// More sockets than a node has.
+    /// More sockets than a daemon has.
     #[error("{0} sockets were passed (LISTEN_FDS); at most {MAX_SOCKETS} are allowed")]
     TooMany(usize),
     /// A name that is not one of the daemon's, or no name.
-    #[error("a socket named `{name}` was passed (LISTEN_FDNAMES); set FileDescriptorName= in its unit to one of {}", .allowed.join(", "))]
+    #[error(
+        "a socket named `{name}` was passed (LISTEN_FDNAMES); set FileDescriptorName= in its unit to one of {}",
+        .allowed.join(", ")
+    )]
     Name {
         /// The name.
         name: String,

@@ -1,8 +1,9 @@
 //! The signals of a long-running command: which ones stop it, and which are ignored.
 //!
 //! SIGINT, SIGTERM, SIGQUIT and SIGXCPU drain and stop. SIGHUP stops a client or `up`, because its terminal was closed. On
-//! SIGHUP a daemon reads its configuration again. Daemons ignore the other signals whose default action would end the process without a shutdown, among them the real-time signals. A write beyond the file size limit
-//! (SIGXFSZ) then fails with an error. Rust's runtime ignores SIGPIPE.
+//! SIGHUP a daemon reads its configuration again. Daemons ignore the other signals whose default action would end the process
+//! without a shutdown, among them the real-time signals. A write beyond the file size limit (SIGXFSZ) then fails with an error.
+//! Rust's runtime ignores SIGPIPE.
 //!
 //! SIGKILL cannot be handled. The signals of faults (SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP) end the
 //! process because its state may be damaged. The C library reserves the signals from 32 to below SIGRTMIN for its threads.
