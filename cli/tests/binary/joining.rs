@@ -155,7 +155,7 @@ fn a_person_at_a_terminal_is_asked() {
     // With a route by IPv6, the name is served by both families.
     for lines in [
         ["listen = \"0.0.0.0:443\"", "listen = \"[::]:443\""],
-        ["listen = [\"0.0.0.0:3478\"]", "listen = [\"0.0.0.0:3478\", \"[::]:3478\"]"],
+        ["listen = [\"0.0.0.0:3478\"]", "listen = [\"0.0.0.0:3478\",\"[::]:3478\"]"],
     ] {
         assert!(text.lines().any(|found| lines.contains(&found)), "{lines:?} are missing: {text}");
     }
