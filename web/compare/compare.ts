@@ -199,6 +199,13 @@ const SCENES: readonly [string, (a: Side, b: Side) => Promise<string>][] = [
     },
   ]),
   [
+    "300 kbit/s, for longer",
+    async (_, b) => {
+      await network.change(here, { rate: 300 });
+      return quality(b, SETTLING, 45_000);
+    },
+  ],
+  [
     "60 kbit/s, after half a minute",
     async (_, b) => {
       await network.change(here, { rate: 60 });

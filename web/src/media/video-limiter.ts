@@ -6,7 +6,7 @@
  */
 import { increase, lossOf, type Sample } from "./statistics.js";
 
-/** Below this, a picture costs the sound. With this much, faces are recognised. In bit/s. */
+/** Below this, a picture costs the sound. A picture of this much fits beside the sound at 300 kbit/s. In bit/s. */
 const LOW_BITRATE = 150_000;
 /** The limits, from no picture to what the browser decides. */
 const LIMITS = [0, LOW_BITRATE, Number.POSITIVE_INFINITY] as const;
