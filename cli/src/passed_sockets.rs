@@ -88,13 +88,14 @@ pub(crate) fn take(allowed: &'static [&'static str]) -> Result<PassedSockets, Pa
                 let socket = passed.take_udp_socket(index).map_err(kind)?;
                 std::mem::replace(&mut sockets.federation, socket).is_none()
             }
-            _ => {
+            "turn" => {
                 let socket = passed.take_udp_socket(index).map_err(kind)?;
                 sockets.turn.extend(socket);
                 let families: Vec<_> = sockets.turn.iter().filter_map(|socket| socket.local_addr().ok()).collect();
                 families.iter().filter(|addr| addr.is_ipv4()).count() <= 1
                     && families.iter().filter(|addr| SocketAddr::is_ipv6(addr)).count() <= 1
             }
+            _ => unreachable!("a name of OF_NODE or OF_REGISTRY"),
         };
         if !is_first {
             return Err(PassedError::Twice(name));

@@ -34,7 +34,7 @@ use crate::{
     websocket::{
         Connection,
         rewound::Rewound,
-        tls::{Agreed, Tls},
+        tls::{AgreedProtocol, Tls},
         upgrade::{self, First},
     },
 };
@@ -242,16 +242,16 @@ async fn open(
             return Ok(Err(refused));
         }
         let mut stream = acceptor.accept(stream).await?;
-        let protocol = Agreed::of(stream.get_ref().1.alpn_protocol());
-        if protocol == Agreed::Challenge {
+        let protocol = AgreedProtocol::of(stream.get_ref().1.alpn_protocol());
+        if protocol == AgreedProtocol::Challenge {
             // The authority has seen the certificate (RFC 8737, 3).
             stream.shutdown().await?;
             return Ok(Ok(None));
         }
         let first = match (upgrade::read(&mut stream).await?, protocol) {
             // The HTTP server sends the error.
-            (First::Stun(received), Agreed::Http) => First::Http(received),
-            (First::Http(_) | First::WebSocket { .. }, Agreed::Turn) => {
+            (First::Stun(received), AgreedProtocol::Http) => First::Http(received),
+            (First::Http(_) | First::WebSocket { .. }, AgreedProtocol::Turn) => {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             (first, _) => first,

@@ -9,7 +9,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use chappe_common::{
-    federation::FederationId, keys::NodeId, roots::Roots, signed::SignError, task_failure::TaskFailure,
+    changed_keys::ChangedKeys, federation::FederationId, keys::NodeId, roots::Roots, signed::SignError,
+    task_failure::TaskFailure,
 };
 use chappe_discovery::{SetupError, net::Net, registry::RegistryClient};
 use tokio::sync::{Semaphore, mpsc};
@@ -329,7 +330,7 @@ impl Node {
     ///
     /// # Errors
     /// The configuration is not valid, or the certificate cannot be used. Nothing is replaced.
-    pub async fn reload(&self, config: &NodeConfig) -> Result<chappe_common::changed_keys::ChangedKeys, ReloadError> {
+    pub async fn reload(&self, config: &NodeConfig) -> Result<ChangedKeys, ReloadError> {
         reload::apply(&self.core, self.tls.as_ref(), config).await
     }
 

@@ -29,9 +29,9 @@ pub const CHANNEL_REST: u32 = 300;
 /// Maximum number of ports tried for an allocation. A try fails if another program uses the port.
 pub const MAX_BINDS: usize = 8;
 
-/// The part of all allocations beyond which a network (IPv4 /24, IPv6 /48) gets no more once half of all are taken. So the
-/// other half needs at least two further networks. Until then a network takes what others leave: behind the addresses of a carrier's
-/// NAT there may be thousands of clients.
+/// Once half of all allocations are taken, a network (IPv4 /24, IPv6 /48) gets one part in this many at most. So the other half
+/// needs at least two further networks. Until then a network takes what others leave: behind the addresses of a carrier's NAT
+/// there may be thousands of clients.
 pub(crate) const NETWORK_PART: usize = 4;
 
 /// The limits that an operator sets.

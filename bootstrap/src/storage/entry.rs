@@ -111,7 +111,7 @@ fn encode_listing(listing: &Listing) -> Vec<u8> {
 fn decode_listing(bytes: &[u8]) -> Option<Listing> {
     let (stored, rest) = postcard::take_from_bytes(bytes).ok()?;
     let StoredListing { record, registered_at, last_seen, proved, probes, load, asked } = stored;
-    // Earlier versions have stored none, or one without its last field. It begins anew.
+    // Earlier versions have stored no history of the door, or one without its last field: such a history starts again.
     let door: DoorHistory = postcard::from_bytes(rest).unwrap_or_default();
     Some(Listing {
         record: Signed::decode(record).ok()?,

@@ -38,25 +38,25 @@ pub(crate) const CHALLENGE_PROTOCOL: &[u8] = b"acme-tls/1";
 
 /// The protocol that client and node have agreed on in a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Agreed {
+pub(crate) enum AgreedProtocol {
     /// [`HTTP_PROTOCOL`].
     Http,
     /// [`TURN_PROTOCOL`].
     Turn,
     /// [`CHALLENGE_PROTOCOL`].
     Challenge,
-    /// None: the first bytes tell.
-    None,
+    /// No protocol: the first bytes tell.
+    Unnamed,
 }
 
-impl Agreed {
+impl AgreedProtocol {
     /// Recognizes the name of a protocol. The node offers no other.
     pub(crate) fn of(name: Option<&[u8]>) -> Self {
         match name {
             Some(HTTP_PROTOCOL) => Self::Http,
             Some(TURN_PROTOCOL) => Self::Turn,
             Some(CHALLENGE_PROTOCOL) => Self::Challenge,
-            _ => Self::None,
+            _ => Self::Unnamed,
         }
     }
 }
