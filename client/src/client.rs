@@ -291,12 +291,14 @@ impl Client {
         self.change_contacts(|reply| Command::ConfirmPairing { contact, pairing, reply }).await
     }
 
-    /// Blocks or unblocks a contact. To a blocked contact, this client appears offline. The setting is stored.
+    /// Blocks or unblocks a contact. To a blocked contact, this client appears offline. The setting is stored. Waits
+    /// up to five seconds until the node has detached the contact's inbox, so that a call after that is not delivered.
     ///
     /// # Errors
     /// There is no such contact, or the profile cannot be written.
     pub async fn block_contact(&self, contact: ContactId, blocked: bool) -> Result<(), ContactsError> {
-        self.change_contacts(|reply| Command::BlockContact { contact, blocked, reply }).await
+        self.change_contacts(|reply| Command::BlockContact { contact, blocked, reply }).await?.finish().await;
+        Ok(())
     }
 
     async fn change_contacts<T>(
@@ -308,12 +310,13 @@ impl Client {
         Ok(changed.await.map_err(|_| ContactsError::Stopped)??)
     }
 
-    /// Removes a contact, for example because the verification words differed.
+    /// Removes a contact, for example because the verification words differed. Waits as [`Self::block_contact`] does.
     ///
     /// # Errors
     /// There is no such contact, or the profile cannot be written.
     pub async fn remove_contact(&self, contact: ContactId) -> Result<(), ContactsError> {
-        self.change_contacts(|reply| Command::RemoveContact { contact, reply }).await
+        self.change_contacts(|reply| Command::RemoveContact { contact, reply }).await?.finish().await;
+        Ok(())
     }
 
     /// Requests the node's STUN and TURN servers. Waits up to five seconds.

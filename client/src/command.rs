@@ -83,6 +83,20 @@ pub enum IceServersError {
     Stopped,
 }
 
+/// Inboxes that are being detached: one receiver for each session in use.
+#[derive(Debug)]
+pub(crate) struct Detaching(pub(crate) Vec<oneshot::Receiver<()>>);
+
+impl Detaching {
+    /// Waits until each node has responded, or will not: at most five seconds.
+    pub(crate) async fn finish(self) {
+        for response in self.0 {
+            // Without a response, the inbox ends with its lease.
+            let _ = response.await;
+        }
+    }
+}
+
 pub(crate) enum Command {
     Place {
         contact: ContactId,
@@ -117,11 +131,11 @@ pub(crate) enum Command {
     BlockContact {
         contact: ContactId,
         blocked: bool,
-        reply: oneshot::Sender<Result<(), ProfileError>>,
+        reply: oneshot::Sender<Result<Detaching, ProfileError>>,
     },
     RemoveContact {
         contact: ContactId,
-        reply: oneshot::Sender<Result<(), ProfileError>>,
+        reply: oneshot::Sender<Result<Detaching, ProfileError>>,
     },
     Contacts {
         reply: oneshot::Sender<Vec<Contact>>,

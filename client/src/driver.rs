@@ -191,13 +191,13 @@ impl Driver {
             }
             Command::BlockContact { contact, blocked, reply } => {
                 let changed = self.change_profile(move |profile| profile.block(contact, blocked)).await;
-                let _ = reply.send(changed);
-                self.attach_everywhere().await;
+                let detaching = self.attach_everywhere().await;
+                let _ = reply.send(changed.map(|()| detaching));
             }
             Command::RemoveContact { contact, reply } => {
                 let removed = self.change_profile(move |profile| profile.remove_contact(contact)).await;
-                let _ = reply.send(removed);
-                self.attach_everywhere().await;
+                let detaching = self.attach_everywhere().await;
+                let _ = reply.send(removed.map(|()| detaching));
             }
             Command::Contacts { reply } => {
                 let _ = reply.send(self.profile.contacts().to_vec());

@@ -141,6 +141,30 @@ describe("a client", () => {
     }
   });
 
+  test("reports a contact as blocked or removed once the node has detached its inbox, or does not answer", async () => {
+    const contacts = await Promise.all(["Bob", "Cay"].map(makeContact));
+    const [bob, cay] = contacts as [Contact, Contact];
+    const detaches: (() => void)[] = [];
+    const node = await startNode((message, peer, node) => {
+      if (message.type !== "detach") return attached(message, peer, node);
+      detaches.push(() => reply(message, peer, { type: "detached" }));
+    });
+    const client = clientOf({ nodes: [node.address] }, await contactStore(contacts));
+    await client.connect();
+    let isDone = false;
+    const blocked = client.blockContact(bob.id, true).then(() => {
+      isDone = true;
+    });
+    await eventually("the inbox is detached", () => detaches.length === 1);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(isDone).toBe(false);
+    detaches[0]?.();
+    await blocked;
+    // The second has no answer.
+    await client.removeContact(cay.id);
+    expect(detaches).toHaveLength(2);
+  }, 30_000);
+
   test("leaves a node that attaches none of its inboxes for another one", async () => {
     const [bad, good] = [await startNode(refusing), await startNode(attached)];
     for (let round = 0; round < 3; round++) {

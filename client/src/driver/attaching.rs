@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use chappe_common::{client::ErrorCode, lease::Inbox};
 use chappe_discovery::{Connection, FoundNode};
+use tokio::sync::oneshot;
 
 use super::{
     ConnectionState, Driver,
@@ -18,6 +19,7 @@ use super::{
     unix_now, unix_now_ms,
 };
 use crate::{
+    command::Detaching,
     event::{DisconnectReason, Event, InboxRejection, StepKind},
     nodes_in_use::NodeClaim,
     protocol::{Attachment, Rejection, ToNode},
@@ -77,13 +79,17 @@ impl Driver {
     }
 
     /// Attaches the inboxes that are due. Detaches those whose contact was removed or blocked, or whose day is over.
-    async fn attach(&mut self, serial: u64) {
+    /// The receiver ends once the node has responded to the latter, or will not.
+    async fn attach(&mut self, serial: u64) -> Option<oneshot::Receiver<()>> {
         let contacts = self.profile.contacts();
         let changes = self.sessions.update_leases(serial, contacts, Instant::now(), unix_now_ms());
-        let Some(LeaseChanges { detached, mut due }) = changes else { return };
+        let LeaseChanges { detached, mut due } = changes?;
+        let mut response = None;
         if !detached.is_empty() {
             let inboxes = detached.iter().map(Inbox::to_base64url).collect();
-            self.request(serial, Expected::Detached, |id| ToNode::Detach { id, inboxes }).await;
+            let (done, receiver) = oneshot::channel();
+            self.request(serial, Expected::Detached(done), |id| ToNode::Detach { id, inboxes }).await;
+            response = Some(receiver);
         }
         while !due.is_empty() {
             let batch: Vec<_> = due.drain(..due.len().min(ATTACH_BATCH)).collect();
@@ -94,6 +100,7 @@ impl Driver {
             let inboxes = batch.iter().map(Attachment::from).collect();
             self.request(serial, Expected::Attached(requested), |id| ToNode::Attach { id, inboxes }).await;
         }
+        response
     }
 
     fn stage_of(&mut self, serial: u64) -> Option<&mut Stage> {
@@ -101,11 +108,13 @@ impl Driver {
     }
 
     /// Applies a change of the contacts to every session in use.
-    pub(super) async fn attach_everywhere(&mut self) {
+    pub(super) async fn attach_everywhere(&mut self) -> Detaching {
         let serials: Vec<_> = self.sessions.iter().filter(|session| session.is_ready()).map(|s| s.serial).collect();
+        let mut responses = Vec::new();
         for serial in serials {
-            self.attach(serial).await;
+            responses.extend(self.attach(serial).await);
         }
+        Detaching(responses)
     }
 
     pub(super) async fn handle_attached(
@@ -299,7 +308,7 @@ impl Driver {
                     }
                     self.send(serial, &ToNode::Ping).await;
                 }
-                Due::Attach => self.attach(serial).await,
+                Due::Attach => drop(self.attach(serial).await),
                 Due::Depart => self.depart(serial),
                 Due::Silent => self.end_session(serial, DisconnectReason::Silent),
                 Due::NotAttached => self.end_session(serial, DisconnectReason::NotAttached),

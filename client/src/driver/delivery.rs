@@ -132,7 +132,12 @@ impl Driver {
                     self.handle_attached(serial, &requested, Duration::from_secs(ttl), &rejected).await;
                 }
             }
-            Reply::Detached { id } => drop(self.answered(serial, &id)),
+            Reply::Detached { id } => {
+                if let Some(Expected::Detached(done)) = self.answered(serial, &id) {
+                    // Send errors are ignored: only a change of the contacts waits.
+                    let _ = done.send(());
+                }
+            }
             Reply::Resolved { id, lease } => self.handle_resolved(serial, &id, &lease, now).await,
             Reply::Delivered { id } => self.handle_delivered(serial, &id, now),
             Reply::IceServers { id, ice_servers } => {
@@ -224,7 +229,7 @@ impl Driver {
     ) {
         match expected {
             Expected::Attached(requested) => self.handle_not_attached(serial, &requested, code).await,
-            Expected::Detached | Expected::Resolved { recheck: true, .. } => {}
+            Expected::Detached(_) | Expected::Resolved { recheck: true, .. } => {}
             Expected::IceServers(reply) => {
                 // Send errors are ignored: the app no longer waits.
                 let _ = reply.send(Err(IceServersError::Refused));
@@ -303,7 +308,7 @@ impl Driver {
                     // Send errors are ignored: the app no longer waits.
                     let _ = reply.send(Err(IceServersError::NotConnected));
                 }
-                Expected::Attached(_) | Expected::Detached => {}
+                Expected::Attached(_) | Expected::Detached(_) => {}
             }
         }
     }

@@ -17,7 +17,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) enum Expected {
     /// The outcome for these inboxes, in the order of the message.
     Attached(Vec<RequestedInbox>),
-    Detached,
+    /// Told when the node has responded, and dropped when it does not.
+    Detached(oneshot::Sender<()>),
     /// The callee's lease. With `recheck`, only to see whether the callee has moved; otherwise to send the first message
     /// of the call's outbox.
     Resolved {
@@ -100,7 +101,7 @@ mod tests {
     fn only_the_session_of_a_request_can_answer_it_and_only_once() {
         let mut requests = Requests::default();
         let id = requests.next_id();
-        requests.insert(id, 1, Expected::Detached, Instant::now());
+        requests.insert(id, 1, Expected::Detached(oneshot::channel().0), Instant::now());
         assert!(requests.take(2, id).is_none());
         assert!(requests.take(1, id).is_some());
         assert!(requests.take(1, id).is_none());
@@ -111,7 +112,7 @@ mod tests {
         let (mut requests, now) = (Requests::default(), Instant::now());
         for session in [1, 1, 2] {
             let id = requests.next_id();
-            requests.insert(id, session, Expected::Detached, now);
+            requests.insert(id, session, Expected::Detached(oneshot::channel().0), now);
         }
         assert!(requests.take_expired(now).is_none());
         assert_eq!(requests.take_session(1).len(), 2);

@@ -346,3 +346,34 @@ async fn a_contact_that_rings_constantly_gets_busy_and_a_blocked_contact_finds_n
     drop((ada, bob));
     federation.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocking_or_removing_a_contact_waits_for_the_node_and_ends_without_its_response() {
+    let way = Altered::bind().await;
+    let url = way.url();
+    let federation = Federation::start(1, |config| {
+        no_limits(config);
+        config.client.urls = vec![url.clone()];
+    })
+    .await;
+    let leading = way.lead_to(federation.nodes[0].addrs().client, move |_| {
+        |answer: &mut Value| {
+            if answer["type"] == "detached" {
+                *answer = Value::Null;
+            }
+        }
+    });
+    let (_folder, profile, _) = profile(2);
+    let (client, mut events) = connect(&federation, &profile).await;
+    attached(&mut events).await;
+    let (blocked, removed) = (ContactId::new([1; 32]), ContactId::new([2; 32]));
+    let changes = async { tokio::join!(client.block_contact(blocked, true), client.remove_contact(removed)) };
+    let mut changes = Box::pin(changes);
+    let early = timeout(Duration::from_secs(1), &mut changes).await;
+    assert!(early.is_err(), "reported before the node had responded: {early:?}");
+    let (blocked, removed) = timeout(PATIENCE, changes).await.expect("an end without the node's response");
+    blocked.expect("a contact");
+    removed.expect("a contact");
+    drop((client, leading));
+    federation.shutdown().await;
+}

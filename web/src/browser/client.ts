@@ -294,7 +294,10 @@ export class Client extends TypedEventTarget<ClientEvents> {
     return this.#signalling.renameContact(contact, name);
   }
 
-  /** Blocks or unblocks a contact. To a blocked contact, this client appears offline. */
+  /**
+   * Blocks or unblocks a contact. To a blocked contact, this client appears offline. Waits up to five seconds until the
+   * node has detached the contact's inbox, so that a call after that is not delivered.
+   */
   blockContact(contact: ContactId, isBlocked: boolean): Promise<void> {
     return this.#signalling.blockContact(contact, isBlocked);
   }

@@ -110,9 +110,9 @@ export class Attaching {
     return this.#sessions;
   }
 
-  /** Applies a change of the contacts to the sessions in use. */
-  contactsChanged(): void {
-    if (this.#ready !== undefined) void this.#attach(this.#ready);
+  /** Applies a change of the contacts to the session in use. Resolves when the node has answered, or will not. */
+  async contactsChanged(): Promise<void> {
+    if (this.#ready !== undefined) await this.#attach(this.#ready);
   }
 
   /** Delays the inboxes of a new pairing, so that a node that took part in it does not see them appear at once. */
@@ -305,16 +305,17 @@ export class Attaching {
   async #attachDue(session: Session): Promise<void> {
     const { clock, profile } = this.#parts;
     const detached = session.leases.update(profile.contacts, clock.now(), clock.unixMs());
-    if (detached.length > 0) void session.request({ type: "detach", inboxes: detached });
+    const detaching = detached.length > 0 && session.request({ type: "detach", inboxes: detached });
     // An outdated lease is due again at once, with a higher `seq`; `Leases` bounds how often.
     for (;;) {
       const due = await session.leases.due(clock.now(), clock.unixMs());
-      if (due.length === 0 || session.hasEnded) return;
+      if (due.length === 0 || session.hasEnded) break;
       const batches = Array.from({ length: Math.ceil(due.length / ATTACH_BATCH) }, (_, at) =>
         due.slice(at * ATTACH_BATCH, (at + 1) * ATTACH_BATCH),
       );
       await Promise.all(batches.map((batch) => this.#attachBatch(session, batch)));
     }
+    await detaching;
   }
 
   async #attachBatch(session: Session, batch: readonly Attachment[]): Promise<void> {

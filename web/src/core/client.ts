@@ -314,7 +314,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     const pairing = contact.pairings[0];
     const stored = await profile.add(contact, isStored);
     if (pairing !== undefined) attaching.delay(pairing.id);
-    this.#contactsChanged();
+    void this.#contactsChanged();
     return stored;
   }
 
@@ -328,7 +328,10 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     await this.#changed(this.#use().profile.rename(contact, name));
   }
 
-  /** Blocks or unblocks a contact. To a blocked contact, this client appears offline. */
+  /**
+   * Blocks or unblocks a contact. To a blocked contact, this client appears offline. Waits up to five seconds until the
+   * node has detached the contact's inbox, so that a call after that is not delivered.
+   */
   async blockContact(contact: ContactId, isBlocked: boolean): Promise<void> {
     await this.#changed(this.#use().profile.block(contact, isBlocked));
   }
@@ -368,14 +371,15 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
 
   async #changed(change: Promise<unknown>): Promise<void> {
     await change;
-    this.#contactsChanged();
+    await this.#contactsChanged();
   }
 
-  #contactsChanged(): void {
+  async #contactsChanged(): Promise<void> {
     const running = this.#running;
     if (running === undefined) return;
     this.#options.finder.setReferrals(running.profile.contacts.flatMap((contact) => contact.nodes));
-    running.attaching.contactsChanged();
+    const applied = running.attaching.contactsChanged();
     this.emit("contactschanged", undefined);
+    await applied;
   }
 }
