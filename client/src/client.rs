@@ -145,7 +145,7 @@ impl ClientBuilder {
         let (identity, name) = (self.profile.identity().clone(), self.profile.name().to_owned());
         let cancel = CancellationToken::new();
         let queue = CommandQueue { sender: command_sender.downgrade(), receiver: commands };
-        let nodes_in_use = NodesInUse::default();
+        let nodes_in_use = NodesInUse::new(discovery.clone());
         let search = SearchConfig {
             discovery: discovery.clone(),
             avoid: self.avoid,

@@ -140,6 +140,8 @@ impl Driver {
         // A peer that does not receive the end in time ends the call by its own timeout.
         let _ = timeout(END_TIMEOUT, end_calls).await;
         self.sessions.close().await;
+        // The next client has to know until when the nodes were in use.
+        self.search.discovery().cache().flush().await;
     }
 
     fn next_deadline(&self) -> Instant {

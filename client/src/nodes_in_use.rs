@@ -1,87 +1,75 @@
 //! The nodes that this client uses, for its inboxes and for pairing codes.
 //!
-//! A node that sees both could join a code, which a person reads to another, with the inboxes of the client's contacts. So
-//! both searches avoid the nodes of the other purpose, and a node that both have found meanwhile is claimed by one. The
-//! client's task and each pairing hold claims, so the list is shared.
+//! A node that sees both could join them. So each search avoids the nodes of the other purpose: those in use, and those of
+//! the last day, which the node cache remembers across processes. A node that both searches have found meanwhile is claimed
+//! by one. The client's task and each pairing hold claims, so the list is shared.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chappe_common::keys::NodeId;
-
-/// What a node is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    Inboxes,
-    Pairing,
-}
-
-impl Purpose {
-    const fn other(self) -> Self {
-        match self {
-            Self::Inboxes => Self::Pairing,
-            Self::Pairing => Self::Inboxes,
-        }
-    }
-}
-
-/// A node in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Use {
-    node: NodeId,
-    purpose: Purpose,
-    /// The session with it has ended while a code was shown.
-    has_ended: bool,
-}
+use chappe_discovery::{Discovery, cache::Purpose};
 
 /// The nodes in use. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct NodesInUse(Arc<Mutex<Vec<Use>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct NodesInUse {
+    claimed: Arc<Mutex<Vec<(NodeId, Purpose)>>>,
+    /// Remembers the uses.
+    discovery: Discovery,
+}
 
-/// A node is in use until this is dropped. That of a session stays in use as long as a code is shown: it knows the inboxes.
+/// A node is in use until this is dropped.
 #[derive(Debug)]
 pub(crate) struct NodeClaim {
     nodes: NodesInUse,
-    of: Use,
+    node: NodeId,
+    purpose: Purpose,
 }
 
 impl NodesInUse {
+    pub(crate) fn new(discovery: Discovery) -> Self {
+        Self { claimed: Arc::default(), discovery }
+    }
+
     /// The nodes that a search for this purpose has to avoid.
     pub(crate) fn to_avoid(&self, purpose: Purpose) -> Vec<NodeId> {
-        self.lock().iter().filter(|used| used.purpose == purpose.other()).map(|used| used.node).collect()
+        self.of_other_purpose(&self.lock(), purpose)
+    }
+
+    fn of_other_purpose(&self, claimed: &[(NodeId, Purpose)], purpose: Purpose) -> Vec<NodeId> {
+        let other = match purpose {
+            Purpose::Inboxes => Purpose::Pairing,
+            Purpose::Pairing => Purpose::Inboxes,
+        };
+        let mut nodes = self.discovery.recently_used(other);
+        // A session may have begun before what is remembered.
+        nodes.extend(claimed.iter().filter(|(_, purpose)| *purpose == other).map(|(node, _)| *node));
+        nodes
     }
 
     /// Claims a node that a search has found. Returns `None` if the node came into use for the other purpose during the
     /// search: search again. A node of `accepted` is claimed in any case.
     pub(crate) fn claim(&self, node: NodeId, purpose: Purpose, accepted: &[NodeId]) -> Option<NodeClaim> {
-        let mut nodes = self.lock();
-        let is_taken = nodes.iter().any(|used| used.node == node && used.purpose == purpose.other());
-        if is_taken && !accepted.contains(&node) {
+        let mut claimed = self.lock();
+        if !accepted.contains(&node) && self.of_other_purpose(&claimed, purpose).contains(&node) {
             return None;
         }
-        let of = Use { node, purpose, has_ended: false };
-        nodes.push(of);
-        Some(NodeClaim { nodes: self.clone(), of })
+        claimed.push((node, purpose));
+        self.discovery.record_use(node, purpose);
+        Some(NodeClaim { nodes: self.clone(), node, purpose })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Use>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<(NodeId, Purpose)>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for NodeClaim {
     fn drop(&mut self) {
-        let mut nodes = self.nodes.lock();
-        let Some(index) = nodes.iter().position(|used| *used == self.of) else { return };
-        let shows_code = |nodes: &[Use]| nodes.iter().any(|used| used.purpose == Purpose::Pairing);
-        // One entry for each node that was left, however often, so that the list does not grow.
-        let is_listed = nodes.iter().any(|used| used.has_ended && used.node == self.of.node);
-        if self.of.purpose == Purpose::Inboxes && shows_code(&nodes) && !is_listed {
-            nodes[index].has_ended = true;
-            return;
-        }
-        nodes.swap_remove(index);
-        if !shows_code(&nodes) {
-            nodes.retain(|used| !used.has_ended);
+        // Until now, it could see what it was used for.
+        self.nodes.discovery.record_use(self.node, self.purpose);
+        let mut claimed = self.nodes.lock();
+        if let Some(index) = claimed.iter().position(|claim| *claim == (self.node, self.purpose)) {
+            claimed.swap_remove(index);
         }
     }
 }
@@ -93,21 +81,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_that_both_searches_found_is_claimed_by_one() {
-        let nodes = NodesInUse::default();
-        let node = SecretKey::from_bytes(&[1; 32]).node_id();
+    fn a_node_that_both_searches_found_is_claimed_by_one_and_avoided_for_a_day() {
+        let discovery = Discovery::builder().build().expect("a search without sources");
+        let nodes = NodesInUse::new(discovery.clone());
+        let [node, later] = [1, 2].map(|seed| SecretKey::from_bytes(&[seed; 32]).node_id());
         let inboxes = nodes.claim(node, Purpose::Inboxes, &[]).expect("nobody uses it");
         assert!(nodes.claim(node, Purpose::Pairing, &[]).is_none());
-        assert_eq!((nodes.to_avoid(Purpose::Pairing), nodes.to_avoid(Purpose::Inboxes)), (vec![node], vec![]));
-        // Nothing else was found.
-        let pairing = nodes.claim(node, Purpose::Pairing, &[node]).expect("it was avoided");
-        let replaced = nodes.claim(node, Purpose::Inboxes, &[node]).expect("it was avoided");
+        assert!(nodes.to_avoid(Purpose::Pairing).contains(&node) && nodes.to_avoid(Purpose::Inboxes).is_empty());
         drop(inboxes);
-        drop(replaced);
-        assert_eq!(nodes.to_avoid(Purpose::Pairing), [node], "it knows the inboxes");
-        drop(pairing);
-        assert_eq!((nodes.to_avoid(Purpose::Pairing), nodes.to_avoid(Purpose::Inboxes)), (vec![], vec![]));
-        assert!(nodes.claim(node, Purpose::Pairing, &[]).is_some());
-        assert_eq!(nodes.to_avoid(Purpose::Inboxes), []);
+        assert!(nodes.claim(node, Purpose::Pairing, &[]).is_none(), "it knows the inboxes");
+        assert!(NodesInUse::new(discovery).claim(node, Purpose::Pairing, &[]).is_none(), "also for the next client");
+        // Nothing else was found.
+        drop(nodes.claim(node, Purpose::Pairing, &[node]).expect("it was avoided"));
+        drop(nodes.claim(later, Purpose::Pairing, &[]).expect("nobody used it"));
+        assert!(nodes.claim(later, Purpose::Inboxes, &[]).is_none(), "it knows the code");
     }
 }

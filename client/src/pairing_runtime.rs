@@ -20,6 +20,7 @@ use chappe_common::{
 };
 use chappe_discovery::{
     Connection, DiscoverError,
+    cache::Purpose,
     connection::ConnectionError,
     invite::{Invite, InviteError},
 };
@@ -32,7 +33,7 @@ use tracing::{Instrument as _, Span};
 use crate::{
     client::{Client, ContactsError},
     contact::Contact,
-    nodes_in_use::{NodeClaim, Purpose},
+    nodes_in_use::NodeClaim,
     pairing::{CodeOwner, LocalIdentity, Paired as Agreed, PairingError, Requester, Stored},
     phrase::Phrase,
     protocol::{Reply, ToNode},
@@ -112,8 +113,7 @@ pub struct ShownCode {
     phrase: Phrase,
     registration: Registration,
     connection: Connection,
-    /// The nodes where it was registered, the current one last.
-    claims: Vec<NodeClaim>,
+    claim: NodeClaim,
     until: Instant,
     span: Span,
 }
@@ -152,15 +152,7 @@ impl Client {
         for _ in 0..MAX_COLLISIONS {
             if registration.register(&mut connection, phrase.locator()).await? {
                 let until = Instant::now() + CODE_LIFETIME;
-                return Ok(ShownCode {
-                    client: self.clone(),
-                    phrase,
-                    registration,
-                    connection,
-                    claims: vec![claim],
-                    until,
-                    span,
-                });
+                return Ok(ShownCode { client: self.clone(), phrase, registration, connection, claim, until, span });
             }
             phrase = phrase.relocated(&mut rand::rng());
         }
@@ -174,6 +166,8 @@ impl Client {
             avoid.extend(left);
             let connection = self.discovery().connect(&avoid).await?;
             if let Some(claim) = self.nodes_in_use().claim(connection.node(), Purpose::Pairing, &avoid) {
+                // A client that starts again after a crash has to avoid it, too.
+                self.discovery().cache().flush().await;
                 return Ok((connection, claim));
             }
             // A session came to this node during the search.
@@ -298,7 +292,7 @@ impl ShownCode {
 
     async fn wait(mut self) -> Result<Paired, PairError> {
         let (from, payload) = self.requested().await?;
-        let Self { client, phrase, mut connection, claims: _claims, .. } = self;
+        let Self { client, phrase, mut connection, claim: _claim, .. } = self;
         let paired = respond(&mut connection, phrase, &client, from, payload).await?;
         connection.close().await;
         Ok(paired)
@@ -334,7 +328,7 @@ impl ShownCode {
             let attempt = timeout_at(self.until, attempt).await.map_err(|_| PairError::TimedOut)?;
             if let Ok(Some((connection, claim))) = attempt {
                 self.connection = connection;
-                self.claims.push(claim);
+                self.claim = claim;
                 return Ok(());
             }
             tracing::debug!(pause = ?pause, "cannot register the code again yet");

@@ -19,7 +19,11 @@ use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::file::fuzzed;
-pub use self::{entries::MAX_ENTRIES, file::CacheError, ledger::Equivocation};
+pub use self::{
+    entries::{MAX_ENTRIES, Purpose},
+    file::CacheError,
+    ledger::Equivocation,
+};
 use self::{ledger::ListOrder, state::State};
 use crate::{
     private_file,
@@ -165,6 +169,17 @@ impl Cache {
     pub fn record_failure(&self, candidate: &Candidate, now: UnixTime) {
         let mut state = self.state.lock().expect("nothing panics while the cache is locked");
         state.entries.record_failure(candidate, now);
+    }
+
+    /// Records that the client begins or ends to use a node. [`Cache::flush`] writes it to disk.
+    pub fn record_use(&self, node: NodeId, purpose: Purpose, now: UnixTime) {
+        let mut state = self.state.lock().expect("nothing panics while the cache is locked");
+        state.entries.record_use(node, purpose, now);
+    }
+
+    /// The nodes that the client has used within a day, in this process or in an earlier one.
+    pub fn recently_used(&self, purpose: Purpose, now: UnixTime) -> Vec<NodeId> {
+        self.state.lock().expect("nothing panics while the cache is locked").entries.recently_used(purpose, now)
     }
 
     /// Writes the cache to its file. A write error is only logged: the content stays in memory.

@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 
 use crate::{
     background_search::BackgroundSearch,
-    cache::Cache,
+    cache::{Cache, Purpose},
     connection::Connection,
     proxy::Proxies,
     referral::Referrals,
@@ -115,6 +115,16 @@ impl Discovery {
         let mut nodes = self.context.cache.nodes((self.context.clock)());
         nodes.shuffle(&mut rand::rng());
         nodes
+    }
+
+    /// Records in memory that the client begins or ends to use a node. The end of the next search stores it.
+    pub fn record_use(&self, node: NodeId, purpose: Purpose) {
+        self.context.cache.record_use(node, purpose, (self.context.clock)());
+    }
+
+    /// The nodes that the client has used within a day, also in an earlier process with the same cache.
+    pub fn recently_used(&self, purpose: Purpose) -> Vec<NodeId> {
+        self.context.cache.recently_used(purpose, (self.context.clock)())
     }
 
     /// The nodes that contacts have passed on.

@@ -42,6 +42,9 @@ pub const DNS_HOLD: Duration = Duration::from_millis(350);
 /// Head start of other sources' nodes over the registry's, from their first dial and while one of them is being
 /// dialled. Otherwise an operator with nodes close to everybody would win every race.
 pub const HEAD_START: Duration = Duration::from_millis(400);
+/// From then on, avoided nodes are dialled although a source has not answered or a dial has not failed: with a source that
+/// stays silent, and no other node, the search would find none.
+pub const AVOIDED_AFTER: Duration = Duration::from_millis(5000);
 /// Time limit of a search. People think a program is broken after ten seconds, and the report takes a moment.
 pub const SEARCH_TIMEOUT: Duration = Duration::from_millis(9500);
 
@@ -256,7 +259,7 @@ impl Race {
         });
         let silent = self.dials.iter().flat_map(|dial| [dial.progress_at + STAGGER, dial.progress_at + STALL_TIMEOUT]);
         let ahead = self.others_dialled_at.map(|at| at + HEAD_START);
-        let own = self.hold_until.into_iter().chain(ahead).chain([STAGGER, SEARCH_TIMEOUT]);
+        let own = self.hold_until.into_iter().chain(ahead).chain([STAGGER, AVOIDED_AFTER, SEARCH_TIMEOUT]);
         due.chain(silent).chain(own).filter(|at| *at > now).min()
     }
 
@@ -336,6 +339,7 @@ impl Race {
         }
         // Avoided nodes wait until all sources have answered and all other dials have failed.
         let others = !self.dials.is_empty() || self.slots.iter().any(|slot| slot.query != QueryState::Answered);
+        let others = others && now < AVOIDED_AFTER;
         match self.selector.choose(&self.avoided, |_| !others, &mut self.rng) {
             Choice::One(at) => Some((self.avoided.swap_remove(at), true)),
             Choice::NoneEligible | Choice::Empty => None,

@@ -5,6 +5,7 @@ import { CandidateSelector } from "../src/discovery/choice.js";
 import { confirmingCandidates, evaluate } from "../src/discovery/confirm.js";
 import {
   type Action,
+  AVOIDED_AFTER,
   DNS_HOLD,
   HEAD_START,
   MAX_DIALS,
@@ -15,7 +16,7 @@ import {
 import { attributedSource, type Candidate, newCandidate, type SourceKind } from "../src/discovery/source.js";
 import { Trust } from "../src/discovery/trust.js";
 
-const NONE = new Set<string>();
+const NONE: readonly string[] = [];
 
 /** A generator of the same numbers for the same seed. */
 function random(seed: number): () => number {
@@ -133,13 +134,22 @@ describe("a search", () => {
   });
 
   test("dials avoided nodes only when nothing else is left", () => {
-    const race = new Race(["manual"], new Set(["node-1"]), false, random(1));
+    const race = new Race(["manual"], ["node-1"], false, random(1));
     actions(race, 0);
     race.handleCandidates(0, [node(1, "manual"), node(2, "manual")], 0);
     const [first] = dialsOf(actions(race, 0));
     expect(first?.candidate.nodeId).toBe("node-2");
     race.handleDialFailed(first?.id as number);
     expect(dialsOf(actions(race, 1))[0]?.candidate.nodeId).toBe("node-1");
+  });
+
+  test("dials an avoided node although a source stays silent", () => {
+    const race = new Race(["manual", "registry"], ["node-1"], false, random(1));
+    actions(race, 0);
+    race.handleCandidates(0, [node(1, "manual")], 0);
+    expect(dialsOf(actions(race, AVOIDED_AFTER - 1))).toEqual([]);
+    expect(race.pollTimeout(AVOIDED_AFTER - 1)).toBe(AVOIDED_AFTER);
+    expect(dialsOf(actions(race, AVOIDED_AFTER))).toHaveLength(1);
   });
 });
 
@@ -318,7 +328,7 @@ describe("the cache", () => {
     const store = { load: () => Promise.resolve({ nodes: 5 } as never), save: () => Promise.resolve() };
     const cache = new NodeCache(store, new Trust());
     await cache.load();
-    expect(cache.isEmpty).toBe(true);
+    expect(cache.candidates(NOW)).toEqual([]);
   });
 
   test("shares nodes that proved their key within a day, and none that only a contact has named", () => {
@@ -328,6 +338,30 @@ describe("the cache", () => {
     cache.recordProof(id(4), named(4, "referral"), NOW);
     expect(cache.recentlyProved(NOW)).toEqual([1, 2].map((n) => `wss://${n}.0.0.1:1#${id(n)}`).slice(0, 1));
     expect(cache.recentlyProved(NOW + 25 * 3_600)).toEqual([]);
+  });
+
+  test("remembers for a day, also in another run, what a node was used for", async () => {
+    let data: CacheData | undefined;
+    const store = {
+      load: () => Promise.resolve(data),
+      save: async (saved: CacheData) => {
+        data = structuredClone(saved);
+      },
+    };
+    const first = new NodeCache(store, new Trust());
+    for (const n of [1, 2]) first.recordProof(id(n), named(n), NOW);
+    first.recordUse(id(1), "inboxes", NOW);
+    first.recordUse(id(2), "pairing", NOW);
+    await first.save();
+    const cache = new NodeCache(store, new Trust());
+    await cache.load();
+    cache.recordProof(id(1), named(1), NOW + 3_600);
+    const DAY = 24 * 3_600;
+    expect([cache.recentlyUsed("inboxes", NOW + DAY - 1), cache.recentlyUsed("pairing", NOW)]).toEqual([
+      [id(1)],
+      [id(2)],
+    ]);
+    expect(cache.recentlyUsed("inboxes", NOW + DAY)).toEqual([]);
   });
 
   test("tells an older list, and two different ones of one number", () => {
@@ -355,7 +389,7 @@ describe("the cache", () => {
     await cache.load();
     cache.learn([named(1)], NOW);
     await cache.save();
-    expect([cache.isEmpty, saves]).toEqual([false, 1]);
+    expect([cache.candidates(NOW).length, saves]).toEqual([1, 1]);
   });
 
   test("does not replace what it could not read", async () => {
@@ -368,7 +402,7 @@ describe("the cache", () => {
     await cache.load();
     cache.learn([named(1)], NOW);
     await cache.save();
-    expect(cache.isEmpty).toBe(false);
+    expect(cache.candidates(NOW)).toHaveLength(1);
     expect(saved).toEqual([]);
   });
 });

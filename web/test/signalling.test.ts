@@ -1,6 +1,8 @@
 /** Two clients of this library over real nodes. */
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { CallRecord } from "../src/core/call-record.js";
+import type { Purpose } from "../src/core/node-finder.js";
+import type { CacheData, CacheStore } from "../src/discovery/cache.js";
 import { pairByCode, showCode } from "../src/pairing/pair.js";
 import { eventually, type Federation, startFederation, startProcesses } from "./support/federation.js";
 import { type Person, pair, person } from "./support/people.js";
@@ -68,9 +70,20 @@ test("a man in the middle, made of two clients, cannot make both sides see the s
   expect(withAda.atA.words).not.toEqual(withBob.atB.words);
 }, 60_000);
 
+/** The nodes that a client's searches have found, for this purpose, the last one last. */
+function foundBy({ finder }: Person, wanted: Purpose): readonly string[] {
+  const nodes: string[] = [];
+  const search = finder.search.bind(finder);
+  finder.search = async (purpose, ...rest) => {
+    const found = await search(purpose, ...rest);
+    if (purpose === wanted) nodes.push(found.connection.nodeId);
+    return found;
+  };
+  return nodes;
+}
+
 test("a session and a code that move avoid the nodes of each other, also those that were left", async () => {
   const processes = await startProcesses(4);
-  const { client, pairing } = person("Ada", processes);
   const ids = processes.nodes.map(({ id }) => id);
   const nodeOf = (what: string, isWanted: (node: string) => boolean, node: () => string | undefined) =>
     eventually(what, () => {
@@ -78,12 +91,15 @@ test("a session and a code that move avoid the nodes of each other, also those t
       return found !== undefined && isWanted(found) && found;
     });
   try {
-    await client.connect();
     // By chance, a client without these rules would pass four rounds in few of a thousand runs.
     for (let round = 0; round < 4; round++) {
+      const ada = person("Ada", processes);
+      const { client, pairing } = ada;
+      const codes = foundBy(ada, "pairing");
+      await client.connect();
       const abort = new AbortController();
       const shown = await showCode(false, { ...pairing, signal: abort.signal });
-      const codeAt = client.pairingNodes[0] as string;
+      const codeAt = codes[0] as string;
       const left = client.node as string;
       await processes.kill(left);
       const cameTo = await nodeOf(
@@ -97,7 +113,7 @@ test("a session and a code that move avoid the nodes of each other, also those t
       const movedTo = await nodeOf(
         "the code's next node",
         (node) => node !== codeAt,
-        () => client.pairingNodes.at(-1),
+        () => codes.at(-1),
       );
       expect([left, cameTo]).not.toContain(movedTo);
       const gone = [codeAt];
@@ -116,59 +132,52 @@ test("a session and a code that move avoid the nodes of each other, also those t
       }
       abort.abort();
       await expect(shown.paired).rejects.toThrow();
-      expect(client.pairingNodes).toEqual([]);
+      await client.close();
       for (const id of gone) await processes.revive(id);
     }
   } finally {
-    await client.close();
     await processes.stop();
   }
 }, 180_000);
 
-test("a node that the session and a pairing have found at the same time serves one of them", async () => {
-  const ids = federation.nodes.map(({ id }) => id);
-  const { finder, ...ada } = somebody("Ada");
-  const search = finder.search.bind(finder);
-  /** Lets the next search find this node, once `before` is over. */
-  const findNext = (node: string, before: () => Promise<unknown>) => {
-    finder.search = async (_, signal) => {
-      finder.search = search;
-      await before();
-      return search(new Set(ids.filter((id) => id !== node)), signal);
-    };
-  };
-  const [first, second] = ids as [string, string];
-  const abort = new AbortController();
-  const show = () => showCode(false, { ...ada.pairing, signal: abort.signal });
-  // The session's search has begun when a code comes to the node that it finds.
-  findNext(first, async () => {
-    findNext(first, async () => {});
-    await show();
-    expect(ada.client.pairingNodes).toEqual([first]);
-  });
-  await ada.client.connect();
-  expect(ada.client.node).not.toBe(first);
-  abort.abort();
-  await eventually("the code is gone", () => ada.client.pairingNodes.length === 0);
-  await ada.client.close();
+test("searches of a session and of a pairing that run at the same time find two nodes", async () => {
+  const [first, second, ...others] = federation.nodes.map(({ id }) => id) as [string, string, ...string[]];
+  const { signal } = new AbortController();
+  // By chance, a client without this rule would pass in one of a thousand runs.
+  for (let round = 0; round < 10; round++) {
+    const { finder } = person("Ada", federation);
+    const both = (["inboxes", "pairing"] as const).map((purpose) => finder.search(purpose, others, signal));
+    const found = await Promise.all(both);
+    expect(new Set(found.map(({ connection }) => connection.nodeId))).toEqual(new Set([first, second]));
+    for (const { connection } of found) connection.close();
+  }
+}, 60_000);
 
-  // The search of a pairing has begun when the session comes to the node that it finds.
-  let goOn = () => {};
-  const isHeld = new Promise<void>((resolve) => {
-    goOn = resolve;
-  });
-  findNext(second, () => isHeld);
-  const connecting = ada.client.connect();
-  await eventually("the session's search has begun", () => finder.search === search);
-  findNext(second, async () => {
-    findNext(second, async () => {});
-    goOn();
-    await connecting;
-    expect(ada.client.node).toBe(second);
-    finder.search = search;
-  });
-  await showCode(false, ada.pairing);
-  expect(ada.client.pairingNodes).not.toContain(second);
+test("the next client of a profile avoids the node of a code, and a code avoids the nodes of the last day", async () => {
+  const [first, second, third] = federation.nodes.map(({ id }) => id) as [string, string, string];
+  let stored: CacheData | undefined;
+  const cache: CacheStore = {
+    load: async () => stored,
+    save: async (data) => {
+      stored = data;
+    },
+  };
+  const used = { inboxes: new Set<string>(), pairing: new Set<string>() };
+  const search = async (purpose: Purpose, avoid: readonly string[] = []) => {
+    const { finder } = person("Ada", federation, { cache });
+    const { connection, check } = await finder.search(purpose, avoid, new AbortController().signal);
+    await check;
+    connection.close();
+    used[purpose].add(connection.nodeId);
+  };
+  await search("inboxes", [second, third]);
+  await search("pairing", [third]);
+  expect(used).toEqual({ inboxes: new Set([first]), pairing: new Set([second]) });
+  for (let run = 0; run < 5; run++) {
+    await search("inboxes");
+    await search("pairing");
+    expect([...used.inboxes].filter((node) => used.pairing.has(node))).toEqual([]);
+  }
 }, 60_000);
 
 test("a client that is not connected uses up no code", async () => {

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use chappe_common::keys::NodeId;
-use chappe_discovery::{BackgroundSearch, Discovery, SearchOutcome, SearchSummary};
+use chappe_discovery::{BackgroundSearch, Discovery, SearchOutcome, SearchSummary, cache::Purpose};
 use futures_util::{
     FutureExt as _,
     future::{self, BoxFuture},
 };
 use rand::RngExt as _;
 
-use crate::nodes_in_use::{NodeClaim, NodesInUse, Purpose};
+use crate::nodes_in_use::{NodeClaim, NodesInUse};
 
 /// The shortest time between two searches without backoff. A node that accepts a client and drops it must not keep the
 /// client reconnecting in a loop.
@@ -66,8 +66,6 @@ pub(super) struct Search {
     immediate_at: Option<Instant>,
     /// How many nodes in a row did not attach the inboxes.
     unattached: u32,
-    /// The last search found no node.
-    has_found_none: bool,
 }
 
 /// From 250 ms to 30 s, with jitter, so that the clients of a failed node don't all reach the next one together.
@@ -99,7 +97,6 @@ impl Search {
             retry: retry(),
             immediate_at: None,
             unattached: 0,
-            has_found_none: false,
         }
     }
 
@@ -135,7 +132,6 @@ impl Search {
     /// Starts a search after one that found no node. Returns the pause before it.
     pub(super) fn start_retry(&mut self) -> Duration {
         let pause = self.retry.next().unwrap_or_default().min(LONGEST_RETRY);
-        self.has_found_none = true;
         self.start_after(pause);
         pause
     }
@@ -143,27 +139,24 @@ impl Search {
     fn start_after(&mut self, pause: Duration) {
         let SearchConfig { discovery, avoid, nodes_in_use, .. } = &self.config;
         let (discovery, mut avoid, nodes_in_use) = (discovery.clone(), avoid.clone(), nodes_in_use.clone());
-        // An avoided node comes last, and the time may not suffice for it. Being reachable matters more.
-        let avoids_pairing = !self.has_found_none;
         let search = async move {
             tokio::time::sleep(pause).await;
             let accepted = nodes_in_use.to_avoid(Purpose::Inboxes);
-            if avoids_pairing {
-                avoid.extend(&accepted);
-            }
+            avoid.extend(&accepted);
             Finished { outcome: discovery.search(&avoid).await, accepted }
         };
         self.connecting = Some(search.boxed());
     }
 
+    /// Stops both phases of a search. One that is no longer polled could hold the lock of the cache's file.
     pub(super) fn stop(&mut self) {
         self.connecting = None;
+        self.background = None;
     }
 
     /// Continues the search for `node` in the background, to confirm it by other sources.
     pub(super) fn handle_found(&mut self, node: NodeId, background: BackgroundSearch) {
         self.retry = retry();
-        self.has_found_none = false;
         self.background = Some(background.finish().map(move |summary| (node, summary)).boxed());
     }
 

@@ -33,6 +33,19 @@ const LONG_SILENT: Duration = Duration::from_secs(7 * 24 * 3600);
 const SILENT_PAUSE: Duration = Duration::from_secs(6 * 3600);
 /// Maximal count of successes and of failures.
 const MAX_COUNT: u32 = 8;
+/// How long it is remembered what a node was used for. A node knows the inboxes of a day at most.
+const SEPARATION: Duration = Duration::from_secs(24 * 3600);
+
+/// What a client uses a node for.
+///
+/// A node that sees both could join a code, which a person reads to another, with the inboxes of the client's contacts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The inboxes of the client's contacts.
+    Inboxes,
+    /// Pairing, by a code or a link.
+    Pairing,
+}
 
 /// One node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +62,10 @@ pub(super) struct NodeEntry {
     pub(super) failed_at: UnixTime,
     /// When this client last dialled the node. Unlike a failure, an abandoned dial counts too.
     pub(super) dialled_at: UnixTime,
+    /// When this client last registered a pairing code at the node.
+    pub(super) pairing_at: Option<UnixTime>,
+    /// When this client last had its inboxes at the node.
+    pub(super) inboxes_at: Option<UnixTime>,
 }
 
 impl NodeEntry {
@@ -63,6 +80,15 @@ impl NodeEntry {
             failures: 0,
             failed_at: UnixTime::default(),
             dialled_at: UnixTime::default(),
+            pairing_at: None,
+            inboxes_at: None,
+        }
+    }
+
+    const fn used_at(&self, purpose: Purpose) -> Option<UnixTime> {
+        match purpose {
+            Purpose::Pairing => self.pairing_at,
+            Purpose::Inboxes => self.inboxes_at,
         }
     }
 
@@ -83,6 +109,8 @@ impl NodeEntry {
         self.proven_at = self.proven_at.map(|at| at.min(now));
         self.failed_at = self.failed_at.min(now);
         self.dialled_at = self.dialled_at.min(now);
+        self.pairing_at = self.pairing_at.map(|at| at.min(now));
+        self.inboxes_at = self.inboxes_at.map(|at| at.min(now));
     }
 
     fn last_update(&self) -> UnixTime {
@@ -178,6 +206,22 @@ impl NodeEntries {
         entry.failed_at = now;
     }
 
+    /// Records that the client uses a node.
+    pub(super) fn record_use(&mut self, node: NodeId, purpose: Purpose, now: UnixTime) {
+        let entry = self.0.entry(node).or_insert_with(|| NodeEntry::new(now));
+        match purpose {
+            Purpose::Pairing => entry.pairing_at = Some(now),
+            Purpose::Inboxes => entry.inboxes_at = Some(now),
+        }
+        self.evict_excess();
+    }
+
+    /// The nodes that the client has used within a day.
+    pub(super) fn recently_used(&self, purpose: Purpose, now: UnixTime) -> Vec<NodeId> {
+        let is_recent = |entry: &NodeEntry| entry.used_at(purpose).is_some_and(|at| at + SEPARATION > now);
+        self.0.iter().filter(|(_, entry)| is_recent(entry)).map(|(node, _)| *node).collect()
+    }
+
     /// Whether a source's candidate may be dialled now. Unknown nodes may.
     pub(super) fn is_due(&self, candidate: &Candidate, now: UnixTime) -> bool {
         let known = candidate.node.and_then(|node| self.0.get(&node));
@@ -231,13 +275,16 @@ impl NodeEntries {
         proven.into_iter().take(PINNED).map(|(_, node)| node).collect()
     }
 
-    /// Merges the nodes that another process has stored. The more recent entry of a node wins.
+    /// Merges the nodes that another process has stored. The more recent entry of a node wins, and its last uses by either.
     pub(super) fn merge(&mut self, others: Self) {
         for (node, other) in others.0 {
             let entry = self.0.entry(node).or_insert_with(|| other.clone());
+            let (pairing_at, inboxes_at) =
+                (entry.pairing_at.max(other.pairing_at), entry.inboxes_at.max(other.inboxes_at));
             if other.last_update() > entry.last_update() {
                 *entry = other;
             }
+            (entry.pairing_at, entry.inboxes_at) = (pairing_at, inboxes_at);
         }
         self.evict_excess();
     }

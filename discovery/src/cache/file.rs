@@ -85,6 +85,10 @@ struct NodeForm {
     /// Missing in older files.
     #[serde(default)]
     dialled_at: UnixTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pairing_at: Option<UnixTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inboxes_at: Option<UnixTime>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -120,6 +124,8 @@ pub(super) fn encode(state: &State, federation: FederationId) -> Vec<u8> {
         failures: entry.failures,
         failed_at: entry.failed_at,
         dialled_at: entry.dialled_at,
+        pairing_at: entry.pairing_at,
+        inboxes_at: entry.inboxes_at,
     });
     let lists = state.ledger.lists().map(|list| ListEntry {
         form: list.form,
@@ -204,6 +210,8 @@ fn decode_entry(form: NodeForm) -> Option<NodeEntry> {
         failures: form.failures.min(u32::from(u8::MAX)),
         failed_at: form.failed_at,
         dialled_at: form.dialled_at,
+        pairing_at: form.pairing_at,
+        inboxes_at: form.inboxes_at,
     })
 }
 
@@ -302,6 +310,8 @@ mod tests {
             failures: 1,
             failed_at: at,
             dialled_at: at,
+            pairing_at: Some(at),
+            inboxes_at: None,
         };
         state.entries.insert(key.node_id(), entry);
         let (candidates, records) = (Vec::new(), Vec::new());

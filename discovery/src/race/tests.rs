@@ -302,6 +302,16 @@ fn avoided_nodes_are_dialled_only_when_nothing_else_is_left() {
 }
 
 #[test]
+fn an_avoided_node_is_dialled_despite_a_source_that_stays_silent() {
+    let silent = (SourceKind::Registry, Answer::Silent);
+    let cached = at_once(SourceKind::Cache, all_of(SourceKind::Cache, 0..1));
+    let mut world = World::new(vec![silent, cached], |_| Manner::Proves(ms(50)));
+    world.avoid = vec![node(0)];
+    let course = world.run(1);
+    assert!(course.won.is_some() && about(Some(course.took), AVOIDED_AFTER + ms(50)), "{:?}", course.took);
+}
+
+#[test]
 fn the_registrys_nodes_wait_briefly_for_those_of_dns_unless_dns_has_failed() {
     let registry = (SourceKind::Registry, Answer::NameResolver(ms(100), all_of(SourceKind::Registry, 0..8)));
     let first = |sources| {

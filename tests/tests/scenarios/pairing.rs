@@ -22,7 +22,7 @@ use chappe_testkit::{
     PATIENCE,
     altered::Altered,
     federation::{Federation, no_limits},
-    people::{Finds, Person, answer, call, paired, person},
+    people::{Finds, Person, answer, call, paired, person, start},
     raw::{Raw, key_of, now_ms},
 };
 use serde_json::{Value, json};
@@ -74,7 +74,7 @@ async fn no_node_sees_a_code_and_the_inboxes_of_one_client() {
     })
     .await;
     let number_of = |id: NodeId| federation.nodes.iter().position(|node: &Node| node.id() == id).expect("a node");
-    let (mut together, mut by_node) = (0, [0; 3]);
+    let (mut together, mut again, mut by_node) = (0, 0, [0; 3]);
     for _ in 0..pairings {
         let (ada, bob) = tokio::join!(person(&federation, "Ada", Finds::Any), person(&federation, "Bob", Finds::Any));
         registered.lock().expect("no test has panicked").clear();
@@ -89,12 +89,27 @@ async fn no_node_sees_a_code_and_the_inboxes_of_one_client() {
             by_node[*node] += 1;
             together += usize::from(number_of(owner.node()) == *node);
         }
+        // The next client with the profile, for inboxes and for a code.
+        let node_of = |code: &Phrase| {
+            let registered = registered.lock().expect("no test has panicked");
+            let found = registered.iter().find(|(_, registered)| code.reveal().starts_with(registered.as_str()));
+            found.expect("a registered code").0
+        };
+        let (first_code, first_inboxes) = (node_of(&code), number_of(bob.node()));
         tokio::join!(ada.client.shutdown(), bob.client.shutdown());
+        let bob = start(&federation, bob.profile, "Bob", Finds::Any).await;
+        let shown = timeout(PATIENCE, bob.client.show_code()).await.expect("in time").expect("a code");
+        let code = shown.code().parse().expect("the code reads back");
+        again += usize::from(number_of(bob.node()) == first_code)
+            + usize::from([first_inboxes, number_of(bob.node())].contains(&node_of(&code)));
+        drop(shown);
+        bob.client.shutdown().await;
     }
     println!(
-        "{pairings} pairings, codes registered by node {by_node:?}; at the node of the client's inboxes: {together}"
+        "{pairings} pairings, codes registered by node {by_node:?}; at the node of the client's inboxes: {together}, and of \
+         the next client's: {again}"
     );
-    assert_eq!((together, by_node.iter().sum::<usize>()), (0, 2 * pairings));
+    assert_eq!((together, again, by_node.iter().sum::<usize>()), (0, 0, 2 * pairings));
     drop(leading);
     federation.shutdown().await;
 }

@@ -20,7 +20,8 @@ export async function show(
 ): Promise<Omit<ShownPairing, "paired"> & { readonly paired: Promise<Paired> }> {
   const shown = await showCode(isForLink, parts);
   const { code, expiresAt, paired } = shown;
-  const link = shown.link(await discovery.federation());
+  const { pinned, federation } = discovery.trust;
+  const link = shown.link(pinned.length > 0 ? await federation : undefined);
   return {
     code,
     link: link && site.startsWith("https:") ? linkUrl(link, site) : undefined,

@@ -66,8 +66,6 @@ export interface AttachingParts {
   readonly profile: Profile;
   readonly clock: Clock;
   readonly timers: Timers;
-  /** The nodes where this client pairs now. No node should see a code and the inboxes of one client. */
-  readonly pairingNodes: readonly string[];
   readonly onMessage: MessageHandler;
   readonly events: AttachingEvents;
 }
@@ -84,7 +82,7 @@ export class Attaching {
   /** Sessions whose node has rejected an inbox for its own reasons. */
   readonly #unavailable = new WeakSet<Session>();
   #ready: Session | undefined;
-  #avoid: string[] = [];
+  #avoid: readonly string[];
   #immediateAt = Number.NEGATIVE_INFINITY;
   #urgentAt = Number.NEGATIVE_INFINITY;
   #searchedAt = Number.NEGATIVE_INFINITY;
@@ -96,7 +94,7 @@ export class Attaching {
   constructor(parts: AttachingParts, avoid: readonly string[], signal: AbortSignal) {
     this.#parts = parts;
     this.#signal = signal;
-    this.#avoid = avoid.slice(-MAX_AVOID);
+    this.#avoid = avoid;
     void this.#run();
   }
 
@@ -152,7 +150,7 @@ export class Attaching {
   }
 
   async #run(): Promise<void> {
-    const { timers, clock, finder, pairingNodes, events } = this.#parts;
+    const { timers, clock, finder, events } = this.#parts;
     let pause = this.#nextPause();
     while (!this.#signal.aborted) {
       // A call in need is searched for once, and without jitter: nobody else's network has changed at the same moment.
@@ -162,18 +160,13 @@ export class Attaching {
       this.#searchedAt = clock.now();
       if (this.#signal.aborted) return;
       try {
-        // An avoided node comes last, and the time may not suffice for it. Being reachable matters more.
-        const isAnyWelcome = this.#failures > 0;
-        const avoid = new Set(isAnyWelcome ? this.#avoid : [...this.#avoid, ...pairingNodes]);
-        const found = await finder.search(avoid, this.#signal);
-        const node = found.connection.nodeId;
-        // A code may have come to this node during the search.
-        if (this.#signal.aborted || !(isAnyWelcome || avoid.has(node) || !pairingNodes.includes(node))) {
+        const found = await finder.search("inboxes", this.#avoid, this.#signal);
+        if (this.#signal.aborted) {
           found.connection.close();
-          continue;
+          return;
         }
         this.#failures = 0;
-        found.check.then((check) => events.checked(node, check), console.error);
+        found.check.then((check) => events.checked(found.connection.nodeId, check), console.error);
         await this.#use(new Session(found.connection, this.#seqs, clock, timers, (s, m) => this.#message(s, m)));
         pause = this.#nextPause();
       } catch (error) {

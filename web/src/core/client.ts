@@ -96,12 +96,6 @@ interface Running {
 export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   readonly clock: Clock;
   readonly timers: Timers;
-  /**
-   * The ids of the nodes where this client pairs, one for each connection until the pairing is over.
-   *
-   * @internal
-   */
-  readonly pairingNodes: string[] = [];
   readonly #options: SignallingOptions;
   #connecting: Promise<void> | undefined;
   #abort: AbortController | undefined;
@@ -172,7 +166,6 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
         profile,
         clock: this.clock,
         timers: this.timers,
-        pairingNodes: this.pairingNodes,
         onMessage: (session, message: Json) => calls.handleMessage(session, message),
         events: {
           connected: (session) => {

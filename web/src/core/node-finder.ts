@@ -36,13 +36,16 @@ export class DiscoverError extends Error {
   }
 }
 
+/** What a client uses a node for: a node that sees both could join a pairing code with the inboxes of the contacts. */
+export type Purpose = "inboxes" | "pairing";
+
 /** Finds nodes. */
 export interface NodeFinder {
   /**
-   * Searches a node. Those in `avoid` (ids) are dialled only if no other is left.
-   * Rejects with {@link DiscoverError} after ten seconds at most.
+   * Searches a node for this purpose. Those in `avoid` (ids), and those of the other purpose in the last day, are dialled
+   * only if no other is left, or after five seconds. Rejects with {@link DiscoverError} after ten seconds at most.
    */
-  search(avoid: ReadonlySet<string>, signal: AbortSignal): Promise<FoundNode>;
+  search(purpose: Purpose, avoid: readonly string[], signal: AbortSignal): Promise<FoundNode>;
   /** Nodes that have proved their key to this client, as `wss://host:port#NODE-ID`. */
   remembered(): readonly string[];
   /** The nodes that contacts have shared. */

@@ -1,5 +1,6 @@
 /** The nodes that this client knows, with its own experience, and what it remembers of signed lists. */
 import { fromBase64url, toBase64url } from "../core/bytes.js";
+import type { Purpose } from "../core/node-finder.js";
 import { networkOf } from "../core/special.js";
 import {
   type Candidate,
@@ -28,6 +29,8 @@ const LONG_SILENT = 7 * 24 * 3600;
 const MAX_FAILURES = 1_000;
 /** A list is fresh for this long, in seconds. */
 const FRESH = 24 * 3600;
+/** It is remembered for this long what a node was used for, in seconds: a node knows the inboxes of a day at most. */
+const SEPARATION = 24 * 3600;
 /** The most keys and lists that are remembered. */
 const MAX_KEYS = 16;
 const MAX_LISTS = 64;
@@ -42,6 +45,9 @@ export interface CachedNode {
   readonly successes: number;
   readonly failures: number;
   readonly failedAt: number;
+  /** When the client last used the node for its inboxes, and for pairing. */
+  readonly inboxes?: number;
+  readonly pairing?: number;
 }
 
 /** What a cache stores. */
@@ -104,10 +110,6 @@ export class NodeCache {
     await this.#store?.save(data).catch(() => {});
   }
 
-  get isEmpty(): boolean {
-    return this.#nodes.size === 0;
-  }
-
   /** Whether a list of the last day is known. */
   isFresh(now: number): boolean {
     return [...this.#newest.values()].some(({ issuedAt }) => issuedAt + FRESH > now);
@@ -166,6 +168,17 @@ export class NodeCache {
     const known = this.#nodes.get(candidate.nodeId ?? "");
     if (known === undefined) return;
     this.#nodes.set(known.id, { ...known, failures: Math.min(decayed(known, now) + 1, MAX_FAILURES), failedAt: now });
+  }
+
+  /** Records that the client begins or ends to use a node. */
+  recordUse(id: string, purpose: Purpose, now: number): void {
+    const known = this.#nodes.get(id);
+    if (known) this.#nodes.set(id, { ...known, [purpose]: now });
+  }
+
+  /** The ids of the nodes that the client has used within a day. */
+  recentlyUsed(purpose: Purpose, now: number): string[] {
+    return [...this.#nodes.values()].flatMap((node) => ((node[purpose] as number) + SEPARATION > now ? node.id : []));
   }
 
   #put(id: string, url: string, node: Omit<CachedNode, "id" | "urls">): void {

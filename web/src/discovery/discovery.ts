@@ -1,5 +1,5 @@
 /** Finds nodes: queries the sources, races the dials, and has the result confirmed by a second source. */
-import { type Bytes, toBase64url } from "../core/bytes.js";
+import { toBase64url } from "../core/bytes.js";
 import { type Clock, pause, type Timers } from "../core/clock.js";
 import { type Connection, type DialContext, DialError, type DialFault, dial } from "../core/connection.js";
 import { type Endpoint, endpointText, parseEndpointText, urlOf } from "../core/endpoint.js";
@@ -8,6 +8,7 @@ import {
   type FoundNode,
   type NodeCheck,
   type NodeFinder,
+  type Purpose,
   type SourceReport,
 } from "../core/node-finder.js";
 import { isPublicUrl, isThisMachine } from "../core/special.js";
@@ -20,10 +21,10 @@ import { registrySource } from "./registry.js";
 import {
   type Candidate,
   hasTls,
-  localSource,
   newCandidate,
   type Source,
   SourceError,
+  type SourceKind,
   type SourceResponse,
 } from "./source.js";
 import { LOAD_TIME, Trust } from "./trust.js";
@@ -118,9 +119,9 @@ export class Discovery implements NodeFinder {
     return link;
   }
 
-  /** The id of the federation whose root keys are pinned, or `undefined`. */
-  async federation(): Promise<Bytes | undefined> {
-    return this.#trust.pinned.length === 0 ? undefined : this.#trust.federation;
+  /** The root keys that are pinned, and what they have stated. */
+  get trust(): Trust {
+    return this.#trust;
   }
 
   setReferrals(nodes: readonly string[]): void {
@@ -146,7 +147,7 @@ export class Discovery implements NodeFinder {
     return this.#cache.recentlyProved(this.#unix());
   }
 
-  async search(avoid: ReadonlySet<string>, signal: AbortSignal): Promise<FoundNode> {
+  async search(purpose: Purpose, avoid: readonly string[], signal: AbortSignal): Promise<FoundNode> {
     this.#loaded ??= this.#load().catch((error) => {
       // The next search tries it again.
       this.#loaded = undefined;
@@ -154,7 +155,20 @@ export class Discovery implements NodeFinder {
     });
     await this.#loaded;
     const sources = this.#sources(await Promise.race([this.#alternatives, pause(LOAD_TIME)]));
-    return new Search(this.#context, this.#cache, sources, avoid, this.#options, this.#trust, signal).run();
+    const ofOther = () => this.#cache.recentlyUsed(purpose === "pairing" ? "inboxes" : "pairing", this.#unix());
+    const all = [...avoid, ...ofOther()];
+    const found = await new Search(this.#context, this.#cache, sources, all, this.#options, this.#trust, signal).run();
+    const { connection } = found;
+    const { nodeId } = connection;
+    if (!all.includes(nodeId) && ofOther().includes(nodeId)) {
+      // It came into use for the other purpose during the search.
+      connection.close();
+      return this.search(purpose, avoid, signal);
+    }
+    const recordUse = () => this.#cache.recordUse(nodeId, purpose, this.#unix());
+    recordUse();
+    void connection.closed.then(recordUse);
+    return found;
   }
 
   async #load(): Promise<void> {
@@ -171,16 +185,21 @@ export class Discovery implements NodeFinder {
     const now = this.#unix();
     const links = this.#links.filter((link) => link.expiresAt > now).flatMap((link) => link.nodes);
     const shared = this.#referrals.map(parseEndpointText).filter((endpoint) => endpoint !== undefined);
-    const referrals = [...alternatives, ...shared];
-    const sources: Source[] = [];
-    if (!this.#cache.isEmpty) sources.push(localSource("cache", () => this.#cache.candidates(now)));
-    if (this.#manual.length > 0) sources.push(localSource("manual", () => this.#manual));
-    for (const fault of this.#linkFaults) {
-      sources.push({ kind: "link", list: () => Promise.reject(new SourceError(fault)) });
-    }
-    for (const [kind, endpoints] of [["link", links] as const, ["referral", referrals] as const]) {
-      const named = endpoints.map((one) => newCandidate(urlOf(one), one.node, toBase64url(one.node), kind));
-      if (named.length > 0) sources.push(localSource(kind, () => named));
+    const named = (kind: SourceKind, endpoints: readonly Endpoint[]) =>
+      endpoints.map((one) => newCandidate(urlOf(one), one.node, toBase64url(one.node), kind));
+    const sources: Source[] = this.#linkFaults.map((fault) => ({
+      kind: "link",
+      list: () => Promise.reject(new SourceError(fault)),
+    }));
+    // These answer at once.
+    for (const [kind, candidates] of Object.entries({
+      cache: this.#cache.candidates(now),
+      manual: this.#manual,
+      link: named("link", links),
+      referral: named("referral", [...alternatives, ...shared]),
+    })) {
+      if (candidates.length > 0)
+        sources.push({ kind: kind as SourceKind, list: async () => ({ candidates, lists: [] }) });
     }
     if (registries.length > 0) sources.push(registrySource(registries, this.#trust, isPrivate, fetcher));
     for (const provider of dns?.names.length ? dns.providers : []) {
@@ -230,7 +249,7 @@ class Search {
     context: DialContext,
     cache: NodeCache,
     sources: readonly Source[],
-    avoid: ReadonlySet<string>,
+    avoid: readonly string[],
     options: DiscoveryOptions,
     trust: Trust,
     signal: AbortSignal,
@@ -243,7 +262,7 @@ class Search {
     this.#signal = AbortSignal.any([signal, this.#overAt.signal]);
     this.#began = context.clock.now();
     const kinds = sources.map((source) => source.kind);
-    this.#race = new Race(kinds, avoid, !cache.isEmpty);
+    this.#race = new Race(kinds, avoid, kinds.includes("cache"));
     this.#signal.addEventListener("abort", () => this.#wake());
   }
 
@@ -390,7 +409,6 @@ class Search {
   /** Confirms the choice in the background. What that needs is loaded only then. */
   async #check(first: Candidate, connection: Connection): Promise<NodeCheck> {
     try {
-      await this.#cache.save();
       const { confirm } = await import("./confirmation.js");
       const confirmation = await confirm({
         first,

@@ -19,6 +19,8 @@ export const STALL_TIMEOUT = 1_000;
 export const DNS_HOLD = 350;
 /** The head start of other sources' nodes over the registry's. */
 export const HEAD_START = 400;
+/** From then on, avoided nodes are dialled although a source has not answered or a dial has not failed. */
+export const AVOIDED_AFTER = 5_000;
 /** The time limit of a search. */
 export const SEARCH_TIMEOUT = 9_500;
 
@@ -49,7 +51,7 @@ interface Dial {
 /** The state of one search. */
 export class Race {
   readonly #slots: { readonly kind: SourceKind; query: QueryState }[];
-  readonly #avoid: ReadonlySet<string>;
+  readonly #avoid: readonly string[];
   readonly #random: Random;
   readonly #seen = new Set<string>();
   readonly #selector = new CandidateSelector();
@@ -67,7 +69,7 @@ export class Race {
   #winner: Candidate | undefined;
 
   /** `isWarm`: the cache has nodes. Nodes in `avoid` are dialled only if no other is left. */
-  constructor(kinds: readonly SourceKind[], avoid: ReadonlySet<string>, isWarm: boolean, random: Random = Math.random) {
+  constructor(kinds: readonly SourceKind[], avoid: readonly string[], isWarm: boolean, random: Random = Math.random) {
     let dns = 0;
     this.#slots = kinds.map((kind) => {
       const query = kind === "registry" && isWarm ? WARM_DELAY : kind === "dns" ? STAGGER * ++dns : 0;
@@ -110,7 +112,7 @@ export class Race {
     if (this.#seen.has(key)) return;
     this.#seen.add(key);
     this.#selector.addSource(attributedSource(candidate));
-    const isAvoided = nodeId !== undefined && this.#avoid.has(nodeId);
+    const isAvoided = nodeId !== undefined && this.#avoid.includes(nodeId);
     (isAvoided ? this.#avoided : this.#untried).push(candidate);
   }
 
@@ -172,10 +174,12 @@ export class Race {
   pollTimeout(now: number): number {
     const due = this.#slots.flatMap(({ query }) => (typeof query === "number" ? [query] : []));
     const silent = this.#dials.flatMap((dial) => [dial.progressAt + STAGGER, dial.progressAt + STALL_TIMEOUT]);
-    const own = [this.#holdUntil, this.#othersDialledAt && this.#othersDialledAt + HEAD_START].filter(
-      (at) => at !== undefined,
+    const ahead = (this.#othersDialledAt ?? 0) + HEAD_START;
+    return Math.min(
+      ...[...due, ...silent, this.#holdUntil ?? 0, ahead, STAGGER, AVOIDED_AFTER, SEARCH_TIMEOUT].filter(
+        (at) => at > now,
+      ),
     );
-    return Math.min(...[...due, ...silent, ...own, STAGGER, SEARCH_TIMEOUT].filter((at) => at > now));
   }
 
   get #areAllAnswered(): boolean {
@@ -241,7 +245,7 @@ export class Race {
     const again = this.#take(this.#toRetry, () => true);
     if (typeof again === "object") return { candidate: again, isSecondTurn: true };
     // Avoided nodes wait until all sources have answered and all other dials have failed.
-    const areOthersLeft = this.#dials.length > 0 || !this.#areAllAnswered;
+    const areOthersLeft = now < AVOIDED_AFTER && (this.#dials.length > 0 || !this.#areAllAnswered);
     const avoided = this.#take(this.#avoided, () => !areOthersLeft);
     return typeof avoided === "object" ? { candidate: avoided, isSecondTurn: true } : undefined;
   }

@@ -95,15 +95,3 @@ export interface Source {
   /** Rejects with {@link SourceError}. `now` is in seconds since 1970. */
   list(now: number, signal: AbortSignal): Promise<SourceResponse>;
 }
-
-/** A source that answers at once with these candidates. */
-export function localSource(kind: SourceKind, candidates: () => readonly Candidate[]): Source {
-  return {
-    kind,
-    list: () => {
-      const named = candidates();
-      if (named.length === 0) return Promise.reject(new SourceError("it has no node"));
-      return Promise.resolve({ candidates: named, lists: [] });
-    },
-  };
-}

@@ -139,51 +139,15 @@ class Registration {
   }
 }
 
-/** The nodes of one pairing. None of them should see the client's inboxes, too. */
-class PairingNodes {
-  readonly #parts: PairingParts;
-  readonly #used: string[] = [];
-  /** The nodes of the client's sessions since the pairing began. */
-  readonly #ofSessions: Set<string>;
-  readonly #isOver = new AbortController();
-
-  constructor(parts: PairingParts) {
-    this.#parts = parts;
-    const { client } = parts;
-    this.#ofSessions = new Set(sessionNodes(client));
-    const { signal } = this.#isOver;
-    client.addEventListener("connected", ({ detail }) => this.#ofSessions.add(detail.node), { signal });
-  }
-
-  /** Connects to another node than those of the client's sessions and those that the pairing has used, if there is one. */
-  async open(): Promise<Channel> {
-    const { client, finder, signal } = this.#parts;
-    for (;;) {
-      const avoid = new Set([...this.#ofSessions, ...sessionNodes(client), ...this.#used]);
-      const { connection } = await finder.search(avoid, signal).catch((error: unknown) => {
-        throw new PairError(signal.aborted ? "aborted" : "no-node", { cause: error });
-      });
-      const node = connection.nodeId;
-      if (avoid.has(node) || !sessionNodes(client).includes(node)) {
-        this.#used.push(node);
-        client.pairingNodes.push(node);
-        return new Channel(connection, this.#parts);
-      }
-      // A session came to this node during the search.
-      connection.close();
-    }
-  }
-
-  /** The pairing is over. */
-  release(): void {
-    this.#isOver.abort();
-    const { pairingNodes } = this.#parts.client;
-    for (const node of this.#used.splice(0)) pairingNodes.splice(pairingNodes.indexOf(node), 1);
-  }
-}
-
-function sessionNodes(client: SignallingClient): string[] {
-  return [...client.sessions].map((session) => session.connection.nodeId);
+/** Connects to another node than those of the client's sessions and the one that was left, if there is one. */
+async function openChannel(parts: PairingParts, left: readonly string[] = []): Promise<Channel> {
+  const { client, finder, signal } = parts;
+  // A session may have begun before what the finder remembers.
+  const avoid = [...left, ...[...client.sessions].map((session) => session.connection.nodeId)];
+  const { connection } = await finder.search("pairing", avoid, signal).catch((error: unknown) => {
+    throw new PairError(signal.aborted ? "aborted" : "no-node", { cause: error });
+  });
+  return new Channel(connection, parts);
 }
 
 /** Signs a claim of a pairing code: with a higher `seq`, the same key takes the code back at another node. */
@@ -198,16 +162,14 @@ export async function pairByCode(text: string, parts: PairingParts): Promise<Pai
   if (phrase === undefined) throw new PairError("not-a-code");
   // Before anything is sent: a client that is not connected would use up the code.
   void parts.client.profile;
-  const nodes = new PairingNodes(parts);
   let channel: Channel | undefined;
   try {
-    channel = await nodes.open();
+    channel = await openChannel(parts);
     return await requestPairing(phrase, channel, parts);
   } catch (error) {
     throw pairError(error);
   } finally {
     channel?.close();
-    nodes.release();
   }
 }
 
@@ -298,11 +260,10 @@ export async function showCode(isForLink: boolean, parts: PairingParts): Promise
   const { client, finder } = parts;
   void client.profile;
   const registration = await Registration.create();
-  const used = new PairingNodes(parts);
   let channel: Channel | undefined;
   let phrase = Phrase.generate(isForLink);
   try {
-    channel = await used.open();
+    channel = await openChannel(parts);
     for (let attempt = 0; ; attempt++) {
       if (await registration.register(channel, phrase.locator, client)) break;
       if (attempt === MAX_COLLISIONS) throw new PairError("not-registered");
@@ -310,13 +271,12 @@ export async function showCode(isForLink: boolean, parts: PairingParts): Promise
     }
   } catch (error) {
     channel?.close();
-    used.release();
     throw pairError(error);
   }
   const here = `${channel.connection.url}#${channel.connection.nodeId}`;
   const nodes = [here, ...finder.remembered().filter((node) => !node.endsWith(`#${channel.connection.nodeId}`))];
   const until = client.clock.now() + CODE_LIFETIME;
-  const paired = answerFirst(phrase, registration, channel, used, until, parts);
+  const paired = answerFirst(phrase, registration, channel, until, parts);
   // Without this, a rejection that the app does not await would be reported as unhandled.
   paired.catch(() => {});
   return new ShownCode(phrase, nodes, (client.clock.unixMs() + CODE_LIFETIME) / 1000, paired);
@@ -326,7 +286,6 @@ async function answerFirst(
   phrase: Phrase,
   registration: Registration,
   first: Channel,
-  nodes: PairingNodes,
   until: number,
   parts: PairingParts,
 ): Promise<Paired> {
@@ -339,14 +298,12 @@ async function answerFirst(
       });
       if (message.type === "pair_incoming") return await respond(phrase, channel, message as Json, parts);
       // The node stops soon, so a pairing could not be completed there.
-      if (message.type === "going_away")
-        channel = await registerAgain(phrase, registration, channel, nodes, until, parts);
+      if (message.type === "going_away") channel = await registerAgain(phrase, registration, channel, until, parts);
     }
   } catch (error) {
     throw pairError(error);
   } finally {
     channel.close();
-    nodes.release();
   }
 }
 
@@ -355,7 +312,6 @@ async function registerAgain(
   phrase: Phrase,
   registration: Registration,
   former: Channel,
-  nodes: PairingNodes,
   until: number,
   parts: PairingParts,
 ): Promise<Channel> {
@@ -363,7 +319,7 @@ async function registerAgain(
   former.close();
   let pause = REGISTER_AGAIN;
   while (clock.now() < until && !parts.signal.aborted) {
-    const channel = await nodes.open().catch(() => undefined);
+    const channel = await openChannel(parts, [former.connection.nodeId]).catch(() => undefined);
     const isRegistered =
       channel && (await registration.register(channel, phrase.locator, parts.client).catch(() => false));
     if (channel !== undefined && isRegistered) return channel;
