@@ -1,6 +1,8 @@
 //! Names of contacts. The other side chooses its name. A name must not break a line or control a terminal, and must
 //! not look like another contact's name.
 
+use std::collections::HashSet;
+
 use chappe_common::printable::is_printable;
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_security::skeleton;
@@ -22,24 +24,38 @@ pub(crate) fn clean_name(name: &str) -> String {
     clean.trim_end().to_owned()
 }
 
-/// Whether two names look the same or differ only in case, by the skeletons of Unicode Technical Standard 39.
-fn are_confusable(a: &str, b: &str) -> bool {
-    let lower = |name: &str| skeleton(name).collect::<String>().to_lowercase();
-    let look = |name: &str| skeleton(&lower(name)).filter(|c| *c != ' ').collect::<String>();
-    look(a) == look(b)
+/// What a name looks like: equal for names that look the same or differ only in case, by the skeletons of Unicode Technical
+/// Standard 39.
+fn look(name: &str) -> String {
+    let lower = skeleton(name).collect::<String>().to_lowercase();
+    skeleton(&lower).filter(|c| *c != ' ').collect()
 }
 
-/// Returns `wanted`, with a number appended if it looks like one of `taken`.
-pub(crate) fn distinct_name<'a>(wanted: &str, taken: impl Iterator<Item = &'a str> + Clone) -> String {
-    let clean = clean_name(wanted);
-    let wanted = if clean.is_empty() { "contact" } else { &clean };
-    let numbered = (2..).map(|n| {
-        let number = format!(" {n}");
-        let end = wanted.floor_char_boundary(MAX_NAME - number.len());
-        format!("{}{number}", wanted[..end].trim_end())
-    });
-    let is_free = |name: &String| taken.clone().all(|known| !are_confusable(known, name));
-    std::iter::once(wanted.to_owned()).chain(numbered).find(is_free).expect("some number is free")
+/// The names of a list of contacts. The look of each is computed once: a comparison of all pairs took a second for a full
+/// list.
+#[derive(Default)]
+pub(crate) struct TakenNames {
+    looks: HashSet<String>,
+}
+
+impl TakenNames {
+    /// The names that contacts have already.
+    pub(crate) fn of<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        Self { looks: names.map(look).collect() }
+    }
+
+    /// Takes `wanted`, with a number appended if it looks like a name that is taken. Returns the name.
+    pub(crate) fn take(&mut self, wanted: &str) -> String {
+        let clean = clean_name(wanted);
+        let wanted = if clean.is_empty() { "contact" } else { &clean };
+        let numbered = (2..).map(|n| {
+            let number = format!(" {n}");
+            let end = wanted.floor_char_boundary(MAX_NAME - number.len());
+            format!("{}{number}", wanted[..end].trim_end())
+        });
+        let mut names = std::iter::once(wanted.to_owned()).chain(numbered);
+        names.find(|name| self.looks.insert(look(name))).expect("some number is free")
+    }
 }
 
 #[cfg(test)]
@@ -70,13 +86,16 @@ mod tests {
             ("Zoë", "Zoe\u{308}"),
             ("contact", "\u{200b}"),
         ] {
-            let told = distinct_name(second, [first].into_iter());
+            let told = TakenNames::of([first].into_iter()).take(second);
             assert!(told.ends_with(" 2"), "{first} and {second:?} become {told:?}");
         }
         for (first, second) in [("Bob", "Rob"), ("Ада", "Ева"), ("王", "玉")] {
-            assert_eq!(distinct_name(second, [first].into_iter()), second);
+            assert_eq!(TakenNames::of([first].into_iter()).take(second), second);
         }
         let long = "x".repeat(MAX_NAME);
-        assert_eq!(distinct_name(&long, [long.as_str()].into_iter()), format!("{} 2", "x".repeat(MAX_NAME - 2)));
+        let mut taken = TakenNames::default();
+        let told: Vec<_> = (0..3).map(|_| taken.take(&long)).collect();
+        let cut = "x".repeat(MAX_NAME - 2);
+        assert_eq!(told, [long, format!("{cut} 2"), format!("{cut} 3")]);
     }
 }

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     contact::{Contact, ContactId, MAX_CONTACTS, Pairing, PairingId, PairingSecret, Role},
-    contact_name::{clean_name, distinct_name},
+    contact_name::{TakenNames, clean_name},
     referral,
     sealing_key::SealingKey,
 };
@@ -225,7 +225,7 @@ impl Profile {
             if contacts.len() >= MAX_CONTACTS {
                 return Err(ProfileError::Full);
             }
-            let name = distinct_name(contact.name(), contacts.iter().map(Contact::name));
+            let name = TakenNames::of(contacts.iter().map(Contact::name)).take(contact.name());
             let contact = contact.renamed(&name).stored(stored);
             contacts.push(contact.clone());
             Ok(contact)
@@ -368,6 +368,7 @@ fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
     }
     let decode = |text: &str| -> Option<[u8; 32]> { URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok() };
     let mut contacts = Vec::with_capacity(form.contacts.len());
+    let mut taken = TakenNames::default();
     for contact in &form.contacts {
         let pairings = contact.pairings.iter().map(|pairing| {
             let secret = PairingSecret::from_bytes(decode(&pairing.secret)?);
@@ -376,7 +377,7 @@ fn parse(text: &[u8]) -> Option<(String, SealingKey, Vec<Contact>)> {
         });
         let (pairings, identity) = (pairings.collect::<Option<Vec<_>>>()?, decode(&contact.identity)?);
         // An earlier version allowed names that look the same.
-        let name = distinct_name(&contact.name, contacts.iter().map(Contact::name));
+        let name = taken.take(&contact.name);
         let restored = Contact::restore(&name, identity, pairings, (contact.in_use, contact.is_proved))?;
         // Stored nodes were checked when they were received, by the setting of that time.
         let nodes = referral::read(&contact.nodes, true);
