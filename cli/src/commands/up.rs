@@ -1,4 +1,4 @@
-//! `chappe up`: a federation on this machine, and a call through it, in one process.
+//! `chappe up`: a federation on this machine, and by default a call through it, in one process.
 //!
 //! Nothing is simulated: it uses config and key files on disk, QUIC between the nodes, WebSockets to the clients, and a
 //! WebRTC stack at both ends. Only the address is always 127.0.0.1.
@@ -39,6 +39,10 @@ pub(crate) struct UpArgs {
     /// Stop after the call; exit status 0 if every step worked
     #[arg(long)]
     once: bool,
+
+    /// Start the federation alone, and make no call
+    #[arg(long, conflicts_with = "once")]
+    no_call: bool,
 
     /// Build a page for calls, and serve it for two tabs (in the repository, with Node and npm)
     #[arg(long, conflicts_with = "once")]
@@ -146,6 +150,9 @@ async fn run_demo(
     }
     text.push_str(&format!("files     in {}", dir.display()));
     output.print(&text, &ready);
+    if args.no_call {
+        return Ok(());
+    }
 
     let names: HashMap<_, _> = federation.ids().into_iter().zip((1..).map(|number| format!("node {number}"))).collect();
     let timeline = Timeline::new(output, started, names);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::process::{Running, arg, chappe, finished, texts};
+use crate::process::{Running, arg, chappe, finished, get, texts};
 
 #[test]
 fn up_once_makes_a_call_over_two_nodes_and_leaves_nothing_behind() {
@@ -58,6 +58,22 @@ fn up_runs_until_a_stop_signal_and_keeps_a_named_folder() {
     for file in ["registry/root.key", "registry/bootstrap.toml", "node-1/node.toml", "node-1/node.key", "alice"] {
         assert!(dir.path().join(file).exists(), "{file}");
     }
+}
+
+#[test]
+fn up_without_a_call_runs_until_a_stop_signal_and_has_called_nobody() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let args = ["up", "--json", "--nodes", "2", "--no-call", "--dir", arg(dir.path())];
+    let mut up = Running::start(&mut chappe(&args));
+    let ready = up.event("ready");
+    let url = ready["nodes"][0]["client_url"].as_str().expect("a URL").trim_start_matches("ws://");
+    assert_eq!(get(url.trim_end_matches("/ws"), "/health").0, 200);
+    up.signal("TERM");
+    let output = up.finish();
+    assert!(output.status.success(), "{:?}", texts(&output));
+    assert_eq!(texts(&output).0, "", "nothing after `ready`");
+    assert!(dir.path().join("node-2/node.toml").exists() && !dir.path().join("alice").exists());
+    assert_eq!(finished(&["up", "--once", "--no-call"]).status.code(), Some(2));
 }
 
 #[test]

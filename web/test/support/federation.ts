@@ -118,10 +118,8 @@ export const WITHOUT_RATES = [
 /** Starts a registry and nodes in one process, by this program in place of the binary. */
 export async function startFederation(nodes = 3, sets: readonly string[] = [], program?: string): Promise<Federation> {
   const keys = sets.flatMap((set) => ["--set", set]);
-  const up = new Command(["up", "--json", "--nodes", String(nodes), ...keys], {}, program);
+  const up = new Command(["up", "--json", "--no-call", "--nodes", String(nodes), ...keys], {}, program);
   const ready = await up.line("ready", (line) => line.event === "ready");
-  // The demonstration call is over before the tests begin, so that it does not disturb them.
-  await up.line("the demonstration call", (line) => line.event === "call");
   return {
     registry: String(ready.registry),
     root: String(ready.root),
@@ -158,10 +156,11 @@ function firstPort(): number {
 /** Starts a registry and nodes, each in its own process. Nodes ask the registry this often, such as `1s`. */
 export async function startProcesses(count = 3, renewEvery?: string): Promise<ProcessFederation> {
   const folder = mkdtempSync(join(tmpdir(), "chappe-federation-"));
-  // Writes keys and configs, and stops after its call.
+  // Writes keys and configs.
   const names = ["--nodes", String(count), "--dir", folder, "--port", String(firstPort())];
-  const made = new Command(["up", "--json", "--once", ...names]);
+  const made = new Command(["up", "--json", "--no-call", ...names]);
   const { root } = await made.line("ready", (line) => line.event === "ready");
+  await made.stop();
   if ((await made.exited) !== 0) throw new Error("the federation was not made");
   const env = renewEvery === undefined ? {} : { CHAPPE_REGISTRY__RENEW_EVERY: renewEvery };
   const start = async (...args: string[]) => {
