@@ -52,7 +52,7 @@ static TASKS: [Task; 14] = [
         about: "build the API documentation, warnings are errors",
         run: Run::Cargo {
             variable: Some(("RUSTDOCFLAGS", "-D warnings")),
-            first: &["doc", "--workspace", "--no-deps", "--locked"],
+            first: &["doc", "--workspace", "--no-deps", "--lib", "--bins", "--examples", "--locked"],
             last: &[],
         },
     },
