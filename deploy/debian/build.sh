@@ -3,8 +3,9 @@
 #
 #   deploy/debian/build.sh BINARY FOLDER
 #
-# Prints the name of the package in FOLDER. CHAPPE_VERSION replaces the version, which is that of Cargo.toml. The package is the
-# same for the same inputs: its times are SOURCE_DATE_EPOCH [default: of the last commit].
+# Prints the name of the package in FOLDER. CHAPPE_VERSION replaces the version, which is that of Cargo.toml. CHAPPE_XZ_LEVEL is
+# the level of compression, 0 to 9 [default: 6]. The package is the same for the same inputs: its times are SOURCE_DATE_EPOCH
+# [default: of the last commit].
 set -euo pipefail
 umask 022
 binary=$(realpath "${1:?name the binary}")
@@ -34,5 +35,5 @@ sed "s/@version@/$version/; s/@architecture@/$architecture/; s/@size@/$size/" de
 find "$root" -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
 
 package=$output/chappe_${version}_$architecture.deb
-dpkg-deb --root-owner-group -Zxz --build "$root" "$package" >&2
+dpkg-deb --root-owner-group -Zxz -z"${CHAPPE_XZ_LEVEL:-6}" --build "$root" "$package" >&2
 printf '%s\n' "$package"
