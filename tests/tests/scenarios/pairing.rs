@@ -132,8 +132,8 @@ async fn call_both_ways(
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn loss_or_forgery_in_a_second_pairing_leaves_both_able_to_call() {
+/// Two people pair, and again in each of these cases. After each of them, both can call.
+async fn pair_again(cases: Vec<(String, Change)>) {
     let change: Change = Arc::new(Mutex::new(|_: &mut Value| {}));
     let current = Arc::new(Mutex::new(change));
     let used = current.clone();
@@ -146,42 +146,6 @@ async fn loss_or_forgery_in_a_second_pairing_leaves_both_able_to_call() {
     let ((mut ada, to_bob), (mut bob, to_ada)) = paired(&federation, (Finds::Any, Finds::Any)).await;
     call_both_ways(&mut ada, &mut bob, (to_bob, to_ada)).await;
 
-    let dropped = |kind: &'static str| -> (String, Change) {
-        let change = move |answer: &mut Value| {
-            if answer["type"] == kind {
-                *answer = Value::Null;
-            }
-        };
-        (format!("{kind} is lost"), Arc::new(Mutex::new(change)))
-    };
-    let forged = |kind: &'static str, by: Value| -> (String, Change) {
-        let name = format!("{kind} becomes {by}");
-        let change = move |answer: &mut Value| {
-            if answer["type"] == kind {
-                let from = answer["from"].clone();
-                *answer = by.clone();
-                if by.get("from").is_some() {
-                    answer["from"] = from;
-                }
-            }
-        };
-        (name, Arc::new(Mutex::new(change)))
-    };
-    let offline = json!({"type": "error", "code": "peer_offline", "message": "Peer not found: AAAAAA"});
-    let cases = [
-        dropped("pair_incoming"),
-        dropped("pair_matched"),
-        dropped("offer"),
-        dropped("answer"),
-        dropped("ice_candidate"),
-        forged("answer", offline.clone()),
-        forged("answer", json!({"type": "answer", "from": "", "payload": {"sealed": "AAAA", "possession": "AAAA"}})),
-        forged("ice_candidate", offline),
-        forged("ice_candidate", json!({"type": "ice_candidate", "from": "", "payload": {"stored": true}})),
-        forged("offer", json!({"type": "offer", "from": "", "payload": {"refused": true}})),
-        // Nothing is lost: both have the new pairing.
-        dropped("nothing"),
-    ];
     for (name, change) in cases {
         set(change);
         let shown = timeout(PATIENCE, bob.client.show_code()).await.expect("in time").expect("a code");
@@ -213,6 +177,54 @@ async fn loss_or_forgery_in_a_second_pairing_leaves_both_able_to_call() {
     }
     drop(leading);
     federation.shutdown().await;
+}
+
+fn dropped(kind: &'static str) -> (String, Change) {
+    let change = move |answer: &mut Value| {
+        if answer["type"] == kind {
+            *answer = Value::Null;
+        }
+    };
+    (format!("{kind} is lost"), Arc::new(Mutex::new(change)))
+}
+
+fn forged(kind: &'static str, by: Value) -> (String, Change) {
+    let name = format!("{kind} becomes {by}");
+    let change = move |answer: &mut Value| {
+        if answer["type"] == kind {
+            let from = answer["from"].clone();
+            *answer = by.clone();
+            if by.get("from").is_some() {
+                answer["from"] = from;
+            }
+        }
+    };
+    (name, Arc::new(Mutex::new(change)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loss_or_forgery_in_a_second_pairing_leaves_both_able_to_call() {
+    let offline = json!({"type": "error", "code": "peer_offline", "message": "Peer not found: AAAAAA"});
+    let sealed = json!({"type": "answer", "from": "", "payload": {"sealed": "AAAA", "possession": "AAAA"}});
+    let stored = json!({"type": "ice_candidate", "from": "", "payload": {"stored": true}});
+    let refused = json!({"type": "offer", "from": "", "payload": {"refused": true}});
+    // A federation for each list: its people wait for what never comes.
+    tokio::join!(
+        pair_again(vec![dropped("pair_incoming"), dropped("pair_matched"), dropped("nothing")]),
+        pair_again(vec![dropped("offer"), dropped("answer"), dropped("nothing")]),
+        pair_again(vec![
+            dropped("ice_candidate"),
+            forged("answer", offline.clone()),
+            forged("answer", sealed),
+            dropped("nothing"),
+        ]),
+        pair_again(vec![
+            forged("ice_candidate", offline),
+            forged("ice_candidate", stored),
+            forged("offer", refused),
+            dropped("nothing"),
+        ]),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

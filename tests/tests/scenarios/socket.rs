@@ -202,13 +202,31 @@ async fn silent_connections_do_not_block_other_clients() {
     for _ in 0..8 {
         sessions.push(Raw::connect(url).await);
     }
-    // Those who are there stay, and there is no room for more: one that says nothing is closed after `times.upgrade`.
-    let mut late = TcpStream::connect(addr).await.expect("a connection");
-    assert_eq!(timeout(2 * PATIENCE, late.read(&mut [0])).await.expect("an end in time").unwrap_or(0), 0);
     for session in &mut sessions {
         session.expect_silence().await;
     }
     drop(silent);
+    federation.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_connection_to_a_full_node_is_closed_and_disturbs_nobody() {
+    let federation = Federation::start(1, |config| {
+        no_limits(config);
+        config.client.max_connections = 8;
+        config.times.upgrade = Duration::from_secs(1);
+    })
+    .await;
+    let mut sessions = Vec::new();
+    for _ in 0..8 {
+        sessions.push(Raw::connect(federation.nodes[0].client_url()).await);
+    }
+    // There is no room for more: one that says nothing is closed after `times.upgrade`.
+    let mut late = TcpStream::connect(federation.nodes[0].addrs().client).await.expect("a connection");
+    assert_eq!(timeout(PATIENCE, late.read(&mut [0])).await.expect("an end in time").unwrap_or(0), 0);
+    for session in &mut sessions {
+        session.expect_silence().await;
+    }
     federation.shutdown().await;
 }
 
