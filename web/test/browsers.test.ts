@@ -1,5 +1,5 @@
 /** Chromium and Firefox: the vectors, the protocol in a worker, and calls with each other over real nodes. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import {
   type Browser,
   type BrowserName,
@@ -10,6 +10,7 @@ import {
   until,
   untilRinging,
   untilState,
+  untilTone,
 } from "./support/browsers.js";
 import { type Federation, startFederation } from "./support/federation.js";
 
@@ -23,6 +24,10 @@ beforeAll(async () => {
   for (const name of installed) browsers.set(name, await launch(name, page.url));
 }, 120_000);
 
+afterEach(async () => {
+  await Promise.all([...browsers.values()].map((browser) => browser.closeTabs()));
+});
+
 afterAll(async () => {
   for (const browser of browsers.values()) await browser.close();
   page.close();
@@ -33,13 +38,8 @@ async function open(name: BrowserName): Promise<Tab> {
   return (browsers.get(name) as Browser).open();
 }
 
-async function hearsTone(tab: Tab): Promise<void> {
-  await until(
-    "the tone",
-    () => tab.run("hears"),
-    (sound) => sound !== undefined && (sound.decibels ?? -200) > -60 && Math.abs(sound.hertz - 660) < 20,
-  );
-}
+/** The tone of a page without a microphone, in hertz. */
+const TONE = 660;
 
 describe.each(installed)("%s", (name) => {
   test("makes a connection whatever servers for media a node names", async () => {
@@ -94,7 +94,7 @@ const pairs = installed.flatMap((caller) => installed.map((callee) => ({ caller,
 test.each(pairs)(
   "$caller calls $callee on another node, and each hears the other, also after each has restarted the connection",
   async ({ caller, callee }) => {
-    const [a, b] = [await open(caller), await open(callee)];
+    const [a, b] = await Promise.all([open(caller), open(callee)]);
     const options = { registries: [federation.registry], roots: [federation.root], isPrivate: true };
     const first = await a.run("start", { ...options, name: "Ada" });
     await b.run("start", { ...options, name: "Bob", avoid: [first.node as string] });
@@ -106,10 +106,15 @@ test.each(pairs)(
     await a.run("call", atA.contact);
     await untilRinging(b);
     await b.run("accept");
-    for (const tab of [a, b]) {
-      await untilState(tab, "connected");
-      await hearsTone(tab);
-    }
+    const bothHear = () =>
+      Promise.all(
+        [a, b].map(async (tab) => {
+          await untilTone(tab, TONE);
+          await untilState(tab, "connected");
+        }),
+      );
+    await Promise.all([a, b].map((tab) => untilState(tab, "connected")));
+    await bothHear();
     for (const [restarting, other] of [
       [b, a],
       [a, b],
@@ -117,18 +122,20 @@ test.each(pairs)(
     ] as const) {
       const before = await restarting.run("iceNames");
       await restarting.run("restart");
-      for (const [tab, former] of [
+      const renewed = [
         [restarting, before],
         [other, before.toReversed()],
-      ] as const) {
-        await until(
-          "the new connection",
-          () => tab.run("iceNames"),
-          (names) => names.every((name, at) => name !== former[at]),
-        );
-        await hearsTone(tab);
-        await untilState(tab, "connected");
-      }
+      ] as const;
+      await Promise.all(
+        renewed.map(([tab, former]) =>
+          until(
+            "the new connection",
+            () => tab.run("iceNames"),
+            (names) => names.every((name, at) => name !== former[at]),
+          ),
+        ),
+      );
+      await bothHear();
     }
     await b.run("hangUp");
     await untilState(a, "ended");

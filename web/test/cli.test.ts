@@ -9,10 +9,9 @@ import {
   installedBrowsers,
   launch,
   servePage,
-  type Tab,
-  until,
   untilRinging,
   untilState,
+  untilTone,
 } from "./support/browsers.js";
 import { Command, type Federation, startFederation } from "./support/federation.js";
 
@@ -38,14 +37,6 @@ afterAll(async () => {
 /** The tones that the commands play, in hertz. */
 const LISTEN_TONE = 650;
 const CALL_TONE = 400;
-
-async function hearsTone(tab: Tab, hertz: number): Promise<void> {
-  await until(
-    `a tone of ${hertz} Hz`,
-    () => tab.run("hears"),
-    (sound) => sound !== undefined && (sound.decibels ?? -200) > -60 && Math.abs(sound.hertz - hertz) < 15,
-  );
-}
 
 test.each(installed)(
   "%s pairs with `chappe pair`, calls `chappe listen`, and is called by `chappe call`",
@@ -80,7 +71,7 @@ test.each(installed)(
     expect(here.node).not.toBe(connected.node);
     await tab.run("call", paired.contact);
     await untilState(tab, "connected");
-    await hearsTone(tab, LISTEN_TONE);
+    await untilTone(tab, LISTEN_TONE);
     // A page that was reloaded comes back into the call, which the command answers again.
     await tab.reload();
     const again = await tab.run("start", {
@@ -94,7 +85,7 @@ test.each(installed)(
     await untilState(tab, "connected");
     const replaced = await listen.line("the end of the first call", (line) => line.event === "call");
     expect(replaced).toMatchObject({ ok: true });
-    await hearsTone(tab, LISTEN_TONE);
+    await untilTone(tab, LISTEN_TONE);
     await tab.run("hangUp");
     const heard = await listen.line("the end of the call", (line) => line.event === "call");
     expect(heard).toMatchObject({ ok: true });
@@ -103,7 +94,7 @@ test.each(installed)(
     const call = new Command(["call", ...profile, "Ada", "--seconds", "2"]);
     await untilRinging(tab);
     await tab.run("accept");
-    await hearsTone(tab, CALL_TONE);
+    await untilTone(tab, CALL_TONE);
     expect(await call.exited).toBe(0);
     await tab.run("close");
   },

@@ -9,6 +9,7 @@ import {
   servePage,
   type Tab,
   until,
+  untilHeard,
   untilRinging,
   untilState,
 } from "./support/browsers.js";
@@ -27,8 +28,9 @@ beforeAll(async () => {
   for (const name of installed) browsers.push(await launch(name, page.url));
 }, 120_000);
 
-afterEach(() => {
+afterEach(async () => {
   for (const server of servers.splice(0)) server.close();
+  await Promise.all(browsers.map((browser) => browser.closeTabs()));
 });
 
 afterAll(async () => {
@@ -83,7 +85,7 @@ async function connectFails(tab: Tab, changed: Record<string, unknown>): Promise
 
 describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
   async function pairedOnTwoNodes() {
-    const [a, b] = [await caller().open(), await callee().open()];
+    const [a, b] = await Promise.all([caller().open(), callee().open()]);
     const atA = await a.run("start", { ...options(), name: "Ada" });
     const atB = await b.run("start", { ...options(), name: "Bob", avoid: [atA.node as string] });
     expect(atA.node).not.toBe(atB.node);
@@ -172,14 +174,6 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     return pages;
   }
 
-  async function untilHeard(tab: Tab): Promise<void> {
-    await until(
-      "the sound",
-      () => tab.run("hears"),
-      (sound) => (sound?.decibels ?? -200) > -60,
-    );
-  }
-
   /** Waits until a page has recorded its call, loads it again, and connects. */
   async function loadAgain(tab: Tab): Promise<void> {
     await until(
@@ -202,7 +196,7 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
       expect(await here.run("rejoin")).toBe(true);
       for (const tab of [here, there]) await untilState(tab, "connected");
       expect(await there.run("ringing")).toBe(0);
-      for (const tab of [here, there]) await untilHeard(tab);
+      await Promise.all([here, there].map((tab) => untilHeard(tab)));
     }
     await b.run("hangUp");
     await untilState(a, "ended");
@@ -227,7 +221,7 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     expect(await a.run("rejoin")).toBe(true);
     for (const tab of [a, b]) await untilState(tab, "connected");
     expect(await b.run("ringing")).toBe(0);
-    for (const tab of [a, b]) await untilHeard(tab);
+    await Promise.all([a, b].map((tab) => untilHeard(tab)));
     await a.run("hangUp");
     await untilState(b, "ended");
     await Promise.all([a.run("close"), b.run("close")]);
@@ -245,7 +239,7 @@ describe.skipIf(installed.length === 0)("two pages on two nodes", () => {
     expect(await a.run("rejoin")).toBe(true);
     for (const tab of [a, b]) await untilState(tab, "connected");
     expect(await b.run("ringing")).toBe(0);
-    for (const tab of [a, b]) await untilHeard(tab);
+    await Promise.all([a, b].map((tab) => untilHeard(tab)));
     await a.run("hangUp");
     await untilState(b, "ended");
     await Promise.all([a.run("close"), b.run("close")]);

@@ -1,5 +1,5 @@
 /** What a page keeps and shows: keys, a wipe, an export, links and QR codes, DNS, and the size of its offers. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { type Browser, installedBrowsers, launch, servePage, until, untilRinging } from "./support/browsers.js";
 import { serveDns } from "./support/dns.js";
 import { type ProcessFederation, startProcesses } from "./support/federation.js";
@@ -14,6 +14,10 @@ beforeAll(async () => {
   [federation, page] = await Promise.all([startProcesses(3), servePage()]);
   for (const name of installed) browsers.push(await launch(name, page.url));
 }, 120_000);
+
+afterEach(async () => {
+  await Promise.all(browsers.map((browser) => browser.closeTabs()));
+});
 
 afterAll(async () => {
   for (const browser of browsers) await browser.close();

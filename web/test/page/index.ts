@@ -24,6 +24,9 @@ import { qrSvg, scanQr } from "../../src/qr.js";
 import { failedVectors } from "../vector-checks.js";
 import type { WorkerReport, WorkerTask } from "./worker.js";
 
+/** The least level of a sound, in decibels, that counts as one. */
+const AUDIBLE = -60;
+
 /** What the test asks of the page. Everything it returns is JSON. */
 const steps = {
   vectors: failedVectors,
@@ -308,7 +311,7 @@ const steps = {
   },
   log: () => log.splice(0),
 
-  /** The loudest frequency of the sound that arrives, in hertz, and its level from 0 to 1. */
+  /** The loudest frequency of the sound that arrives, in hertz, and its level in decibels: at once, or of 600 ms of silence. */
   async hears() {
     const stream = active?.remoteStream;
     if (stream === undefined || stream.getAudioTracks().length === 0) return undefined;
@@ -319,13 +322,20 @@ const steps = {
     element.muted = true;
     await element.play();
     const analyser = new AnalyserNode(context, { fftSize: 8192 });
-    context.createMediaStreamSource(stream).connect(analyser);
-    await new Promise((resolve) => setTimeout(resolve, 600));
+    const source = context.createMediaStreamSource(stream);
+    source.connect(analyser);
     const spectrum = new Float32Array(analyser.frequencyBinCount);
-    analyser.getFloatFrequencyData(spectrum);
-    const loudest = spectrum.indexOf(Math.max(...spectrum));
+    const until = performance.now() + 600;
+    let decibels: number;
+    do {
+      // Long enough for the frequency to be exact.
+      await new Promise((resolve) => setTimeout(resolve, (1000 * analyser.fftSize) / context.sampleRate));
+      analyser.getFloatFrequencyData(spectrum);
+      decibels = Math.max(...spectrum);
+    } while (decibels < AUDIBLE && performance.now() < until);
+    source.disconnect();
     element.srcObject = null;
-    return { hertz: (loudest * context.sampleRate) / analyser.fftSize, decibels: spectrum[loudest] };
+    return { hertz: (spectrum.indexOf(decibels) * context.sampleRate) / analyser.fftSize, decibels };
   },
 
   /** The types of the candidates of the path in use. */

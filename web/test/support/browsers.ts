@@ -55,6 +55,8 @@ export interface Tab {
 export interface Browser {
   /** Opens the page in a profile of its own. Its clock is `clockOffset` milliseconds off. */
   open(clockOffset?: number): Promise<Tab>;
+  /** Closes all pages: even one without a client costs time, by its timers and its sound. */
+  closeTabs(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -205,6 +207,9 @@ async function launchChromium(url: string, options: ChromiumOptions): Promise<Br
   };
   return {
     open: async (clockOffset = 0) => open(await browser.newContext(), clockOffset),
+    closeTabs: async () => {
+      await Promise.all(browser.contexts().map((context) => context.close()));
+    },
     close: () => browser.close(),
   };
 }
@@ -262,8 +267,16 @@ async function launchFirefox(url: string, areMediaAllowed: boolean): Promise<Bro
     };
     return tabOf(page as unknown as EvaluatingPage, load, () => open(context, clockOffset));
   };
+  const contexts: FirefoxContext[] = [];
   return {
-    open: async (clockOffset = 0) => open(await browser.createBrowserContext(), clockOffset),
+    open: async (clockOffset = 0) => {
+      const context = await browser.createBrowserContext();
+      contexts.push(context);
+      return open(context, clockOffset);
+    },
+    closeTabs: async () => {
+      await Promise.all(contexts.splice(0).map((context) => context.close()));
+    },
     close: async () => {
       await browser.close();
       sound.stop();
@@ -285,6 +298,33 @@ export async function until<T>(
     if (Date.now() > deadline) throw new Error(`never came true: ${what}; last: ${JSON.stringify(value)}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
+}
+
+/** What a page hears. */
+export interface Sound {
+  /** The loudest frequency. */
+  readonly hertz: number;
+  /** Its level: that of a sound is above -60. */
+  readonly decibels: number;
+}
+
+/** Whether there is any sound. */
+export function isAudible({ decibels }: Sound): boolean {
+  return decibels > -60;
+}
+
+/** Waits until a page hears what is wanted. */
+export async function untilHeard(tab: Tab, isWanted: (sound: Sound) => boolean = isAudible): Promise<void> {
+  await until(
+    "the sound",
+    () => tab.run("hears"),
+    (sound) => sound !== undefined && isWanted(sound),
+  );
+}
+
+/** Waits until a page hears a tone of this frequency, in hertz. */
+export async function untilTone(tab: Tab, hertz: number): Promise<void> {
+  await untilHeard(tab, (sound) => isAudible(sound) && Math.abs(sound.hertz - hertz) < 15);
 }
 
 /** Waits until a call rings in a page. */
