@@ -82,10 +82,9 @@ test.skipIf(!isInstalled)(
     await seesText(page, "may see your IP address");
 
     const hearEachOther = async () => {
-      await expect.poll(async () => (await ada.hears(2_000)).energy).toBeGreaterThan(AUDIBLE);
       const before = (await page.evaluate(heard)).energy;
       const heardMore = async () => (await page.evaluate(heard)).energy - before;
-      await expect.poll(heardMore).toBeGreaterThan(AUDIBLE);
+      await Promise.all([ada.untilHeard(), expect.poll(heardMore).toBeGreaterThan(AUDIBLE)]);
     };
     await ada.call("Fay");
     await click(page, "callAccept");

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { hasChromium } from "../examples/chromium.js";
 import { startFederation } from "../support/federation.js";
 import { Site } from "./site.js";
-import { AUDIBLE, type Visitor } from "./visitor.js";
+import type { Visitor } from "./visitor.js";
 
 const isInstalled = hasChromium();
 let site: Site;
@@ -29,7 +29,7 @@ test.skipIf(!isInstalled)(
     await ada.call("Bob");
     await bob.click("callAccept");
     await Promise.all([ada.talks(), bob.talks()]);
-    await expect.poll(async () => (await bob.hears(2_000)).energy).toBeGreaterThan(AUDIBLE);
+    await bob.untilHeard();
     await ada.seesText("seenNothing", { name: "Bob" });
     await bob.seesText("seenNothing", { name: "Ada" });
     await ada.click("callPath");

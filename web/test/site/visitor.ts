@@ -1,5 +1,6 @@
 /** People who use the page as people do: by its buttons and fields. */
 import type { Browser, BrowserContext, BrowserContextOptions, Page } from "playwright-core";
+import { expect } from "vitest";
 import { ar } from "../../page/src/texts/ar.js";
 import { de } from "../../page/src/texts/de.js";
 import { en } from "../../page/src/texts/en.js";
@@ -11,6 +12,9 @@ const LANGUAGES: Readonly<Record<string, Texts>> = { ar, de, en };
 /** The energy of the beeps of a fake microphone within two seconds is above the first, that of silence below the second. */
 export const AUDIBLE = 5e-4;
 export const SILENT = 5e-6;
+
+/** How often what is heard is looked at, in milliseconds: a beep comes each second. */
+const EVERY = { interval: 100 };
 
 interface Heard {
   /** Of the sound that has arrived: seconds at full loudness squared. */
@@ -170,6 +174,18 @@ export class Visitor {
   /** What has been received so far. */
   async heard(): Promise<Heard> {
     return this.page.evaluate(heard);
+  }
+
+  /** Waits until sound arrives. In the time that this waits at most, less energy of silence arrives than that of a beep. */
+  async untilHeard(): Promise<void> {
+    let before = Number.POSITIVE_INFINITY;
+    const increase = async () => {
+      const { energy } = await this.heard();
+      // A new connection counts from the beginning.
+      before = Math.min(before, energy);
+      return energy - before;
+    };
+    await expect.poll(increase, EVERY).toBeGreaterThan(AUDIBLE);
   }
 
   /** What is received within some milliseconds. */
