@@ -125,14 +125,20 @@ describe.runIf(canRun)("a call goes on", () => {
   test("when an address changes: both hear again within 2.5 s", async () => {
     await talk(false);
     const times: number[] = [];
-    const addresses = ["203.0.113.1", "203.0.113.11", "203.0.113.12", "203.0.113.1"];
-    for (const [index, to] of addresses.slice(1).entries()) {
-      network.move(here, addresses[index] as string, to);
-      times.push(await untilBothHear());
-      await pause(1_000);
+    // Away and back. The best counts, and away and back once more where none is in time: a machine that does other things
+    // takes longer, and never several times as long.
+    const [first, second] = ["203.0.113.1", "203.0.113.11"];
+    while (times.length < 2 || (times.length < 4 && Math.min(...times) >= 2_500)) {
+      for (const [from, to] of [
+        [first, second],
+        [second, first],
+      ] as const) {
+        network.move(here, from, to);
+        times.push(await untilBothHear());
+        await pause(1_000);
+      }
     }
     report("address change", { "ms until both hear": times.join(", ") });
-    // The best of three: a machine that does other things takes longer, and never several times as long.
     expect(Math.min(...times)).toBeLessThan(2_500);
     expect(Math.max(...times)).toBeLessThan(10_000);
     for (const tab of [a, b]) await untilState(tab, "connected");
@@ -144,7 +150,7 @@ describe.runIf(canRun)("a call goes on", () => {
       await talk(false);
       const times: number[] = [];
       const noticedAfter: number[] = [];
-      // The best of three, as above. Where the first is in time, there is no other.
+      // The best of three. Where the first is in time, there is no other.
       const isInTime = () => [times, noticedAfter].every((all) => Math.min(...all) < 2_500);
       while (times.length < 3 && !isInTime()) {
         await network.change(here, { down: 1 });
@@ -181,8 +187,8 @@ describe.runIf(canRun)("a call goes on", () => {
     async (name, faults, mostMissing, qualities) => {
       await talk(true);
       await network.change(here, faults);
-      await pause(4_000);
       // A browser finds out by losses how much a link takes, and how long that takes differs.
+      if (faults.loss === undefined) await pause(4_000);
       await until(
         "most of the sound arrives, and five pictures a second",
         () => missing(b, () => pause(6_000)),
