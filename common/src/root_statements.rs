@@ -68,18 +68,45 @@ impl Learned {
     }
 }
 
+/// How many successions were refused since the start, for each reason. A source that repeats one is counted each time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RefusalCounts([u64; SuccessionRefusal::ALL.len()]);
+
+impl RefusalCounts {
+    /// The count of a reason.
+    pub const fn of(&self, refusal: SuccessionRefusal) -> u64 {
+        self.0[refusal as usize]
+    }
+
+    fn add(&mut self, refused: &[SuccessionRefusal]) {
+        for refusal in refused {
+            self.0[*refusal as usize] += 1;
+        }
+    }
+}
+
 /// The roots, and the online keys that they have revoked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct RootStatements {
     /// The roots with their successions.
     pub roots: Roots,
     /// The revocations.
     pub revocations: Revocations,
+    /// Counts what [`RootStatements::learn`] has refused. Not part of what is known: it is neither encoded nor compared.
+    pub refused: RefusalCounts,
 }
+
+impl PartialEq for RootStatements {
+    fn eq(&self, other: &Self) -> bool {
+        self.roots == other.roots && self.revocations == other.revocations
+    }
+}
+
+impl Eq for RootStatements {}
 
 impl From<Roots> for RootStatements {
     fn from(roots: Roots) -> Self {
-        Self { roots, revocations: Revocations::default() }
+        Self { roots, ..Self::default() }
     }
 }
 
@@ -102,6 +129,7 @@ impl RootStatements {
             }
         }
         let (has_changed, refused) = self.roots.learn(&successions);
+        self.refused.add(&refused);
         let mut learned = Learned { successions: has_changed, refused, revoked: Vec::new() };
         for one in revocations {
             let counts = match origin {
@@ -240,5 +268,18 @@ mod tests {
         let learned = others.learn([succession(1, 2, 10), revocation(1, 50)], ListOrigin::Peer(NOW));
         assert!(!learned.is_new());
         assert_eq!(learned.refused, [SuccessionRefusal::Federation]);
+    }
+
+    #[test]
+    fn refused_successions_are_counted_by_reason_and_change_nothing_else() {
+        let mut all = statements();
+        let _ = all.learn([succession(1, 2, 10)], ListOrigin::Peer(NOW));
+        let before = all.clone();
+        for _ in 0..3 {
+            let _ = all.learn([succession(1, 9, 10), succession(7, 8, 10)], ListOrigin::Peer(NOW));
+        }
+        let counts = SuccessionRefusal::ALL.map(|refusal| (refusal.as_str(), all.refused.of(refusal)));
+        assert_eq!(counts, [("federation", 0), ("root", 3), ("fork", 3), ("loop", 0), ("full", 0)]);
+        assert_eq!(all, before);
     }
 }

@@ -30,6 +30,22 @@ pub enum SuccessionRefusal {
     Full,
 }
 
+impl SuccessionRefusal {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Federation, Self::Root, Self::Fork, Self::Loop, Self::Full];
+
+    /// As a metric's label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Federation => "federation",
+            Self::Root => "root",
+            Self::Fork => "fork",
+            Self::Loop => "loop",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// The roots that a reader has pinned, and the successions that it has learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
@@ -146,15 +162,17 @@ impl Roots {
         &mut self,
         list: impl IntoIterator<Item = &'a SignedSuccession>,
     ) -> (bool, Vec<SuccessionRefusal>) {
-        let list: Vec<_> = list.into_iter().take(MAX_SUCCESSIONS).collect();
+        let mut list: Vec<_> = list.into_iter().collect();
+        let mut refused = vec![SuccessionRefusal::Full; list.len().saturating_sub(MAX_SUCCESSIONS)];
+        list.truncate(MAX_SUCCESSIONS);
         if self.founding.is_none() {
             self.founding = self.find_founding(&list);
             if self.founding.is_none() {
-                return (false, list.iter().map(|_| SuccessionRefusal::Root).collect());
+                refused.extend(list.iter().map(|_| SuccessionRefusal::Root));
+                return (false, refused);
             }
         }
         let mut has_changed = false;
-        let mut refused = Vec::new();
         for one in list {
             match self.add(one) {
                 Ok(is_new) => has_changed |= is_new,
@@ -278,6 +296,9 @@ mod tests {
             assert_eq!(roots.learn([&step(root, root + 1, NOW, 1)]), (true, vec![]));
         }
         assert_eq!(refused(&mut roots, step(13, 14, NOW, 1)), [SuccessionRefusal::Full]);
+        let again = step(1, 2, NOW, 30);
+        let too_many = vec![&again; MAX_SUCCESSIONS + 2];
+        assert_eq!(roots.learn(too_many).1, [SuccessionRefusal::Full; 2], "they are not read");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(crate) fn levels(core: &Arc<Core>) -> Levels {
         certificate: core.tls.as_ref().and_then(|tls| tls.validity()),
         reach: core.reachability.counts(Instant::now(), core.members.own_record.load().epoch),
         hidden_by: core.reachability.hidden_by().len(),
+        refused_successions: core.trust.all().refused,
         budget_used: budget.map_or(0, |budget| budget.used),
         budget: budget.map_or(0, |budget| budget.monthly_bytes),
         budget_level: budget.map_or(0, |budget| budget.level as u64),

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chappe_common::{client::ErrorCode, lost_lines, reachability::Transport};
+use chappe_common::{
+    client::ErrorCode, lost_lines, reachability::Transport, root_statements::RefusalCounts, roots::SuccessionRefusal,
+};
 use chappe_turn::{counters::DropReason, runtime::Snapshot};
 use prometheus_client::{
     collector::Collector,
@@ -147,6 +149,8 @@ pub(crate) struct Metrics {
     certificate: Arc<Mutex<Option<Validity>>>,
     /// The counts of membership as of its last step.
     membership: Arc<Mutex<Counts>>,
+    /// The refused successions of roots as of the last scrape.
+    successions: Arc<Mutex<RefusalCounts>>,
     /// The state of the relay for media as of the last scrape.
     relay: Arc<Mutex<Option<Snapshot>>>,
     gauges: Gauges,
@@ -176,6 +180,8 @@ pub(crate) struct Levels {
     pub(crate) reach: ReachCounts,
     /// Registries that do not show this node to clients.
     pub(crate) hidden_by: usize,
+    /// Successions of roots that registries and members sent, and that have no effect.
+    pub(crate) refused_successions: RefusalCounts,
     /// Bytes of the budget in use, and the budget. Both 0 without one.
     pub(crate) budget_used: u64,
     pub(crate) budget: u64,
@@ -242,6 +248,8 @@ impl Default for Metrics {
         registry.register_collector(Box::new(CertificateCollector(certificate.clone())));
         let membership = Arc::new(Mutex::new(Counts::default()));
         registry.register_collector(Box::new(MembershipCollector(membership.clone())));
+        let successions = Arc::new(Mutex::new(RefusalCounts::default()));
+        registry.register_collector(Box::new(SuccessionCollector(successions.clone())));
         let relay = Arc::new(Mutex::new(None));
         registry.register_collector(Box::new(RelayCollector(relay.clone())));
         let gauges = Gauges::new(&mut registry);
@@ -308,6 +316,7 @@ impl Default for Metrics {
             acme_orders,
             certificate,
             membership,
+            successions,
             relay,
             gauges,
             registry,
@@ -355,6 +364,7 @@ impl Metrics {
     pub(crate) fn encode(&self, levels: Levels, relay: Option<Snapshot>) -> String {
         self.gauges.set(levels);
         *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = levels.certificate;
+        *self.successions.lock().unwrap_or_else(PoisonError::into_inner) = levels.refused_successions;
         *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = relay;
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("a string takes any text");
@@ -555,6 +565,22 @@ impl Collector for MembershipCollector {
     }
 }
 
+/// Exports the refused successions of roots, which are counted where they are refused.
+#[derive(Debug)]
+struct SuccessionCollector(Arc<Mutex<RefusalCounts>>);
+
+impl Collector for SuccessionCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counts = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = Family::<Code, Counter>::default();
+        for refusal in SuccessionRefusal::ALL {
+            refused.get_or_create(&Code { code: refusal.as_str() }).inc_by(counts.of(refusal));
+        }
+        let help = "Successions of root keys that have no effect";
+        refused.encode(encoder.encode_descriptor("successions_refused", help, None, refused.metric_type())?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
@@ -581,6 +607,7 @@ mod tests {
             certificate: Some(Validity { starts_at: UnixTime::from_secs(1), expires_at: UnixTime::from_secs(2) }),
             reach: ReachCounts::default(),
             hidden_by: 0,
+            refused_successions: RefusalCounts::default(),
             budget_used: 0,
             budget: 0,
             budget_level: 0,
