@@ -20,14 +20,13 @@ use chappe_common::{
     special,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use ipnet::IpNet;
 use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicClientConfig};
 use tokio::time::timeout;
 
 use crate::{
-    config::BootstrapConfig,
     dial_limiter::DialLimiter,
-    limits::SourceLimiter,
+    limits::{ExemptNetworks, SourceLimiter},
+    live::Live,
     rules::{Listing, counted_addrs},
 };
 
@@ -55,14 +54,14 @@ pub(crate) enum DialError {
 }
 
 /// Whether packets may be sent to `address` for a node or client at `client`.
-pub(crate) fn may_dial(address: IpAddr, client: IpAddr, exempt: &[IpNet]) -> bool {
+pub(crate) fn may_dial(address: IpAddr, client: IpAddr, exempt: &ExemptNetworks) -> bool {
     let (address, client) = (address.to_canonical(), client.to_canonical());
     // Both loopback addresses are this machine.
     let is_own = |ip: IpAddr| ip == IpAddr::from(Ipv4Addr::LOCALHOST) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
     special::is_public(address)
         || address == client
         || (is_own(address) && is_own(client))
-        || exempt.iter().any(|range| range.contains(&address))
+        || exempt.contains(address)
 }
 
 /// Dials nodes back, with a key that is created at start.
@@ -71,18 +70,19 @@ pub(crate) struct Dialer {
     v6: Option<Endpoint>,
     key: SecretKey,
     dial_limiter: Arc<DialLimiter>,
-    exempt: Vec<IpNet>,
-    targets: SourceLimiter,
+    exempt: ExemptNetworks,
+    /// The dial-backs to each address, for all sources together.
+    targets: Arc<SourceLimiter>,
     limit: Duration,
     transport: Arc<TransportConfig>,
 }
 
 impl Dialer {
-    /// Binds a UDP socket for each address family that the system has.
+    /// Binds a UDP socket for each address family that the system has. `limit` is for dialling one address.
     ///
     /// # Errors
     /// There is neither.
-    pub(crate) fn bind(config: &BootstrapConfig, key: SecretKey) -> io::Result<Self> {
+    pub(crate) fn bind(limit: Duration, live: &Live, key: SecretKey) -> io::Result<Self> {
         let v4 = Endpoint::client(SocketAddr::from(([0; 4], 0)));
         let v6 = Endpoint::client(SocketAddr::from(([0; 16], 0))).ok();
         let (v4, v6) = match (v4, v6) {
@@ -90,7 +90,6 @@ impl Dialer {
             (v4, v6) => (v4.ok(), v6),
         };
         let mut transport = TransportConfig::default();
-        let limit = config.times.dial;
         // What is longer than the idle timeout can hold is bounded by `timeout` below anyway.
         transport.max_idle_timeout(IdleTimeout::try_from(limit).ok());
         transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
@@ -99,9 +98,9 @@ impl Dialer {
             v4,
             v6,
             key,
-            dial_limiter: DialLimiter::new(config.limits.max_dials, &config.limits.exempt),
-            exempt: config.limits.exempt.clone(),
-            targets: SourceLimiter::new(config.limits.dials_per_minute, &config.limits.exempt),
+            dial_limiter: Arc::clone(&live.dials),
+            exempt: live.exempt.clone(),
+            targets: Arc::clone(&live.dial_targets),
             limit,
             transport: Arc::new(transport),
         })
@@ -161,11 +160,6 @@ impl Dialer {
         };
         let _ = timeout(PREFERENCE, better).await;
         addrs.get(best).map(|addr| addr.ip())
-    }
-
-    /// Drops the rate limits of addresses that were not dialled recently.
-    pub(crate) fn drop_inactive(&self) {
-        self.targets.drop_inactive();
     }
 
     async fn dial(&self, addr: SocketAddr, node: NodeId) -> bool {

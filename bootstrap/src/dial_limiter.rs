@@ -6,13 +6,16 @@
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use chappe_common::keys::NodeId;
 use ipnet::IpNet;
 
-use crate::rules::wide_network;
+use crate::{limits::ExemptNetworks, rules::wide_network};
 
 /// This fraction of the permits (one in four) is reserved for listed nodes.
 const LISTED_RESERVE: usize = 4;
@@ -24,8 +27,8 @@ const LISTED_NETWORK_PART: usize = 8;
 /// A limiter for concurrent dial-backs.
 #[derive(Debug)]
 pub(crate) struct DialLimiter {
-    max_dials: usize,
-    exempt: Vec<IpNet>,
+    max_dials: AtomicUsize,
+    exempt: ExemptNetworks,
     taken: Mutex<PermitsInUse>,
 }
 
@@ -40,18 +43,24 @@ struct PermitsInUse {
 
 impl DialLimiter {
     /// A limiter with `most` permits. Exempt ranges and loopback have no limit for each network.
-    pub(crate) fn new(max_dials: usize, exempt: &[IpNet]) -> Arc<Self> {
-        Arc::new(Self { max_dials, exempt: exempt.to_vec(), taken: Mutex::default() })
+    pub(crate) fn new(max_dials: usize, exempt: ExemptNetworks) -> Arc<Self> {
+        Arc::new(Self { max_dials: AtomicUsize::new(max_dials), exempt, taken: Mutex::default() })
+    }
+
+    /// Replaces the number of permits. Those that are taken stay so.
+    pub(crate) fn set_max_dials(&self, max_dials: usize) {
+        self.max_dials.store(max_dials, Ordering::Relaxed);
     }
 
     /// Takes a permit to dial `node` for a request from `asker`. Returns `None` if a limit is reached.
     pub(crate) fn try_acquire(self: &Arc<Self>, client: IpAddr, node: NodeId, is_listed: bool) -> Option<DialPermit> {
         let client = client.to_canonical();
-        let is_exempt = client.is_loopback() || self.exempt.iter().any(|range| range.contains(&client));
+        let is_exempt = client.is_loopback() || self.exempt.contains(client);
+        let max_dials = self.max_dials.load(Ordering::Relaxed);
         let network = (!is_exempt).then(|| (wide_network(client), is_listed));
         let mut taken = self.permits_in_use();
-        let for_strangers = (self.max_dials - self.max_dials / LISTED_RESERVE).max(1);
-        if taken.count >= self.max_dials || (!is_listed && taken.strangers >= for_strangers) {
+        let for_strangers = (max_dials - max_dials / LISTED_RESERVE).max(1);
+        if taken.count >= max_dials || (!is_listed && taken.strangers >= for_strangers) {
             return None;
         }
         if is_listed && taken.listed.contains(&node) {
@@ -60,7 +69,7 @@ impl DialLimiter {
         if let Some(network) = network {
             let in_network = taken.by_network.get(&network).copied().unwrap_or_default();
             let part = if is_listed { LISTED_NETWORK_PART } else { NETWORK_PART };
-            if in_network >= (self.max_dials / part).max(1) {
+            if in_network >= (max_dials / part).max(1) {
                 return None;
             }
             taken.by_network.insert(network, in_network + 1);
@@ -119,7 +128,7 @@ mod tests {
 
     #[test]
     fn one_wide_network_does_not_take_all_permits_and_strangers_leave_some_to_the_listed() {
-        let limiter = DialLimiter::new(32, &[]);
+        let limiter = DialLimiter::new(32, ExemptNetworks::default());
         let ip = |a: u8, b: u8| IpAddr::from([a, 1, b, 1]);
         let v6 = |n: u16| IpAddr::from([0x2001, 0xdb8, 0, n, 0, 0, 0, 1]);
         let mut taken: Vec<_> = (0..100).filter_map(|n| limiter.try_acquire(ip(1, n), node(n), false)).collect();
@@ -138,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_key_that_is_listed_holds_one_permit_at_a_time_from_wherever_it_asks() {
-        let limiter = DialLimiter::new(32, &["10.0.0.0/8".parse().expect("a network")]);
+        let exempt = "10.0.0.0/8".parse().expect("a network");
+        let limiter = DialLimiter::new(32, [exempt].as_slice().into());
         let ip = |a: u8| IpAddr::from([a, 1, 1, 1]);
         let taken: Vec<_> = (1..100).filter_map(|n| limiter.try_acquire(ip(n), node(1), true)).collect();
         assert_eq!(taken.len(), 1);
@@ -150,10 +160,10 @@ mod tests {
     #[test]
     fn a_network_for_tests_and_a_single_permit_are_no_trap() {
         let exempt = ["10.0.0.0/8".parse().expect("a network")];
-        let limiter = DialLimiter::new(32, &exempt);
+        let limiter = DialLimiter::new(32, exempt.as_slice().into());
         let taken: Vec<_> =
             (0..100).filter_map(|_| limiter.try_acquire([10, 0, 0, 1].into(), node(1), false)).collect();
         assert_eq!(taken.len(), 24);
-        assert!(DialLimiter::new(1, &[]).try_acquire([192, 0, 2, 1].into(), node(1), false).is_some());
+        assert!(DialLimiter::new(1, ExemptNetworks::default()).try_acquire([192, 0, 2, 1].into(), node(1), false).is_some());
     }
 }

@@ -15,15 +15,14 @@ use chappe_common::{
 };
 use chappe_discovery::{SetupError, doh::Provider, door::Door, net::Net, reach::NameError};
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
-use ipnet::IpNet;
 use rustls::ClientConfig;
 use tokio::time::timeout;
 use url::Host;
 
 use crate::{
-    config::BootstrapConfig,
     dial::may_dial,
-    limits::SourceLimiter,
+    limits::{ExemptNetworks, SourceLimiter},
+    live::Live,
     lookup_limiter::LookupLimiter,
     metrics::Metrics,
     rules::{DoorTry, Fault, Listing, is_of_network},
@@ -39,9 +38,9 @@ const MAX_TRIES: usize = MAX_ADDRESSES;
 /// Tries doors.
 pub(crate) struct DoorProber {
     net: Net,
-    exempt: Vec<IpNet>,
+    exempt: ExemptNetworks,
     /// The tries at each address, for all nodes together: many records may name one.
-    targets: SourceLimiter,
+    targets: Arc<SourceLimiter>,
     lookups: LookupLimiter,
     metrics: Arc<Metrics>,
 }
@@ -88,19 +87,18 @@ impl DoorProber {
     /// # Errors
     /// A provider of DNS over HTTPS is invalid.
     pub(crate) fn new(
-        config: &BootstrapConfig,
+        live: &Live,
         tls: Arc<ClientConfig>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, SetupError> {
-        Ok(Self::over(Net::over_https(&Provider::defaults(), tls)?, config, metrics))
+        Ok(Self::over(Net::over_https(&Provider::defaults(), tls)?, live, metrics))
     }
 
-    fn over(net: Net, config: &BootstrapConfig, metrics: Arc<Metrics>) -> Self {
-        let limits = &config.limits;
+    fn over(net: Net, live: &Live, metrics: Arc<Metrics>) -> Self {
         Self {
             net,
-            exempt: limits.exempt.clone(),
-            targets: SourceLimiter::new(limits.dials_per_minute, &limits.exempt),
+            exempt: live.exempt.clone(),
+            targets: Arc::clone(&live.door_targets),
             lookups: LookupLimiter::new(),
             metrics,
         }
@@ -137,9 +135,8 @@ impl DoorProber {
         tried.result()
     }
 
-    /// Drops the rate limits of addresses and nodes that were not tried recently.
+    /// Drops the rate limits of nodes whose names were not looked up recently.
     pub(crate) fn drop_inactive(&self) {
-        self.targets.drop_inactive();
         self.lookups.drop_inactive();
     }
 
@@ -231,7 +228,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::rules::{DoorHistory, Millis, ProbeHistory};
+    use crate::{
+        config::BootstrapConfig,
+        rules::{DoorHistory, Millis, ProbeHistory},
+    };
 
     /// A listed node with as many names as a record may have.
     fn listing_with_names() -> Listing {
@@ -266,7 +266,7 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         // Without providers, each lookup fails at once.
         let net = Net::over_https(&[], chappe_discovery::tls::config()).expect("no provider is invalid");
-        let doors = DoorProber::over(net, &BootstrapConfig::default(), Arc::clone(&metrics));
+        let doors = DoorProber::over(net, &Live::new(&BootstrapConfig::default()), Arc::clone(&metrics));
         let listing = listing_with_names();
         for _ in 0..5 {
             assert_eq!(doors.probe(&listing).await, DoorTry::NotTried);

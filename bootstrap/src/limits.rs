@@ -31,16 +31,39 @@ impl SourceKey {
     }
 }
 
+/// Networks without limits. Clones share them, so that a reload replaces them everywhere at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ExemptNetworks(Arc<ArcSwap<Vec<IpNet>>>);
+
+impl From<&[IpNet]> for ExemptNetworks {
+    fn from(networks: &[IpNet]) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(networks.to_vec())))
+    }
+}
+
+impl ExemptNetworks {
+    /// Whether `address` is in one of the networks.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.load().iter().any(|network| network.contains(&address))
+    }
+
+    /// Replaces the networks for all clones.
+    pub(crate) fn replace(&self, networks: &[IpNet]) {
+        self.0.store(Arc::new(networks.to_vec()));
+    }
+}
+
 /// A rate limit for each source.
 pub(crate) struct SourceLimiter {
     limiter: ArcSwap<DefaultKeyedRateLimiter<SourceKey>>,
-    exempt: Vec<IpNet>,
+    exempt: ExemptNetworks,
 }
 
 impl SourceLimiter {
     /// Allows `per_minute` actions in a minute, also in one burst.
-    pub(crate) fn new(per_minute: u32, exempt: &[IpNet]) -> Self {
-        Self { limiter: ArcSwap::from_pointee(limiter(per_minute)), exempt: exempt.to_vec() }
+    pub(crate) fn new(per_minute: u32, exempt: ExemptNetworks) -> Self {
+        Self { limiter: ArcSwap::from_pointee(limiter(per_minute)), exempt }
     }
 
     /// Replaces the rate. Each source begins with its whole allowance.
@@ -50,8 +73,7 @@ impl SourceLimiter {
 
     /// Whether the source of `address` may act once more. If so, counts the action.
     pub(crate) fn allows(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        if self.exempt.iter().any(|range| range.contains(&address)) {
+        if self.exempt.contains(address) {
             return true;
         }
         let limiter = self.limiter.load();
@@ -80,7 +102,7 @@ mod tests {
 
     #[test]
     fn addresses_of_one_ipv6_network_share_their_allowance() {
-        let limiter = SourceLimiter::new(2, &[]);
+        let limiter = SourceLimiter::new(2, ExemptNetworks::default());
         let allowed = |address: &str| limiter.allows(address.parse().expect("an address"));
         assert!(allowed("2001:db8::1") && allowed("2001:db8::2"));
         assert!(!allowed("2001:db8::3"));
@@ -89,7 +111,8 @@ mod tests {
 
     #[test]
     fn an_ipv4_address_counts_the_same_in_either_spelling() {
-        let limiter = SourceLimiter::new(1, &["10.0.0.0/8".parse().expect("a range")]);
+        let exempt = "10.0.0.0/8".parse().expect("a range");
+        let limiter = SourceLimiter::new(1, [exempt].as_slice().into());
         let allowed = |address: &str| limiter.allows(address.parse().expect("an address"));
         assert!(allowed("192.0.2.1"));
         assert!(!allowed("::ffff:192.0.2.1"));

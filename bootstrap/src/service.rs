@@ -33,7 +33,6 @@ use crate::{
     door::DoorProber,
     http::{AppState, admin_router, health_router, router},
     keys::{KeyFileError, load_delegations, load_secret_key, load_statements},
-    limits::SourceLimiter,
     live::Live,
     metrics::Metrics,
     owner::{Owner, SigningConfig, clock},
@@ -168,12 +167,13 @@ impl Bootstrap {
             (None, None) => None,
             (passed, addr) => Some(listen(passed, addr.unwrap_or(config.http.listen), "admin.listen").await?),
         };
+        let live = Arc::new(Live::new(&config));
         let dial_key = SecretKey::generate().map_err(StartError::Random)?;
-        let dialer = Dialer::bind(&config, dial_key).map_err(StartError::Dialer)?;
+        let dialer = Dialer::bind(config.times.dial, &live, dial_key).map_err(StartError::Dialer)?;
         let metrics = Arc::new(Metrics::default());
-        let doors = DoorProber::new(&config, tls, Arc::clone(&metrics)).map_err(StartError::Names)?;
+        let doors = DoorProber::new(&live, tls, Arc::clone(&metrics)).map_err(StartError::Names)?;
         let online = Arc::new(online);
-        let registry = RegistryState::new(rule_config(&config, &online));
+        let registry = RegistryState::new(rule_config(&config, &online, live.caps.clone()));
         let store = storage::open(&config).await?;
         let lifetime = config.directory.lifetime;
         let owner = Owner::start(registry, store, SigningConfig { online, lifetime }, Arc::clone(&metrics))
@@ -186,7 +186,7 @@ impl Bootstrap {
             published: owner.published(),
             stop: CancellationToken::new(),
             drain: config.times.drain,
-            live: Arc::new(Live::new(&config)),
+            live: Arc::clone(&live),
             servers: ServiceTasks::default(),
             tasks: ServiceTasks::default(),
             tasks_stop: CancellationToken::new(),
@@ -194,7 +194,6 @@ impl Bootstrap {
         let store_failure = owner.store_failure();
         let (handle, work) = owner.run(bootstrap.tasks_stop.clone());
         bootstrap.tasks.spawn("owner", work);
-        let (limits, live) = (&config.limits, Arc::clone(&bootstrap.live));
         let app = Arc::new(AppState {
             owner: handle,
             store_failure,
@@ -228,7 +227,7 @@ impl Bootstrap {
                 admin_listener,
                 admin_router(Arc::clone(&app)),
                 Arc::new(AtomicUsize::new(MAX_ADMIN_CONNECTIONS)),
-                Arc::new(SourceLimiter::new(limits.connections_per_minute, &limits.exempt)),
+                Arc::clone(&live.admin_connections),
             ),
         ];
         for (task, listener, router, max_connections, sources) in servers {
@@ -329,14 +328,14 @@ impl ServiceTasks {
     }
 }
 
-fn rule_config(config: &BootstrapConfig, online: &OnlineKey) -> RuleConfig {
+fn rule_config(config: &BootstrapConfig, online: &OnlineKey, caps: Caps) -> RuleConfig {
     RuleConfig {
         federation: online.federation(),
         online: online.key.public(),
         trust: online.trust.clone(),
         max_nodes: config.limits.max_nodes,
         node_timeout: config.directory.node_timeout,
-        caps: Caps::new(config.caps.clone(), &config.limits.exempt),
+        caps,
         probe_interval: config.probing.interval,
         failure_threshold: config.probing.failure_threshold,
         door_grace: config.probing.door_grace,
@@ -364,9 +363,7 @@ async fn drop_inactive(app: Arc<AppState>, stop: CancellationToken) {
     let mut every = interval(CLEANUP_INTERVAL);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(every.tick()).await.is_some() {
-        let live = &app.live;
-        [&*live.connections, &live.requests, &live.registrations].into_iter().for_each(SourceLimiter::drop_inactive);
-        app.dialer.drop_inactive();
+        app.live.drop_inactive();
         app.doors.drop_inactive();
     }
 }

@@ -10,6 +10,7 @@ use chappe_discovery::trust::Trust;
 use super::*;
 use crate::{
     config::CapsSection,
+    limits::ExemptNetworks,
     pools::PART_SIZE,
     rules::{Caps, DoorTry, RuleConfig},
     storage::Embedded,
@@ -59,7 +60,7 @@ fn rules(node_timeout: Duration) -> RuleConfig {
         trust: Trust::default(),
         max_nodes: 100,
         node_timeout,
-        caps: Caps::new(CapsSection::default(), &[]),
+        caps: Caps::new(CapsSection::default(), ExemptNetworks::default()),
         probe_interval: Duration::from_secs(300),
         failure_threshold: 3,
         door_grace: Duration::from_secs(900),

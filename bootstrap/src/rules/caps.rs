@@ -3,24 +3,33 @@
 //! A node counts at the address where it proved its key, not at the addresses that it claims. Otherwise a stranger
 //! could use up a network's limit by claiming its addresses.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
+use arc_swap::ArcSwap;
 use chappe_common::record::NodeRecord;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::config::CapsSection;
+use crate::{config::CapsSection, limits::ExemptNetworks};
 
-/// The limits for each network, and the networks without a limit.
+/// The limits for each network, and the networks without a limit. Clones share them, so that a reload replaces them.
 #[derive(Clone, Debug)]
 pub(crate) struct Caps {
-    section: CapsSection,
-    exempt: Vec<IpNet>,
+    section: Arc<ArcSwap<CapsSection>>,
+    exempt: ExemptNetworks,
 }
 
 impl Caps {
     /// The configured caps. `exempt` are test networks.
-    pub(crate) fn new(section: CapsSection, exempt: &[IpNet]) -> Self {
-        Self { section, exempt: exempt.to_vec() }
+    pub(crate) fn new(section: CapsSection, exempt: ExemptNetworks) -> Self {
+        Self { section: Arc::new(ArcSwap::from_pointee(section)), exempt }
+    }
+
+    /// Replaces the caps. A node that is listed already stays.
+    pub(crate) fn replace(&self, section: CapsSection) {
+        self.section.store(Arc::new(section));
     }
 
     /// Whether one more node fits at `address`, if `others` are the addresses of the listed nodes.
@@ -38,13 +47,14 @@ impl Caps {
 
     /// Whether `address` is in a test network, which has no caps.
     pub(crate) fn is_exempt(&self, address: IpAddr) -> bool {
-        self.exempt.iter().any(|net| net.contains(&address.to_canonical()))
+        self.exempt.contains(address)
     }
 
     fn networks(&self, address: IpAddr) -> [(IpNet, usize); 2] {
+        let section = self.section.load();
         let (lengths, most) = match address {
-            IpAddr::V4(_) => ([24, 16], [self.section.ipv4_24, self.section.ipv4_16]),
-            IpAddr::V6(_) => ([48, 32], [self.section.ipv6_48, self.section.ipv6_32]),
+            IpAddr::V4(_) => ([24, 16], [section.ipv4_24, section.ipv4_16]),
+            IpAddr::V6(_) => ([48, 32], [section.ipv6_48, section.ipv6_32]),
         };
         [0, 1].map(|index| (network(address, lengths[index]), most[index]))
     }
@@ -81,7 +91,7 @@ mod tests {
 
     fn caps() -> Caps {
         let section = CapsSection { ipv4_24: 1, ipv4_16: 2, ipv6_48: 1, ipv6_32: 2 };
-        Caps::new(section, &["10.0.0.0/8".parse().expect("a network")])
+        Caps::new(section, ["10.0.0.0/8".parse().expect("a network")].as_slice().into())
     }
 
     fn room(address: &str, others: &[&str]) -> bool {

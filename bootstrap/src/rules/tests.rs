@@ -12,7 +12,7 @@ use chappe_common::{
 };
 
 use super::*;
-use crate::config::CapsSection;
+use crate::{config::CapsSection, limits::ExemptNetworks};
 
 const NOW: u64 = 1_800_000_000;
 /// Longer than the lifetime of the records in these tests.
@@ -66,7 +66,7 @@ fn bounds() -> RuleConfig {
         trust: Roots::pinned(vec![key(99).public(), key(98).public()], Some(federation())).into(),
         max_nodes: 3,
         node_timeout: SEEN_WITHIN,
-        caps: Caps::new(CapsSection { ipv4_24: 2, ..CapsSection::default() }, &[]),
+        caps: Caps::new(CapsSection { ipv4_24: 2, ..CapsSection::default() }, ExemptNetworks::default()),
         probe_interval: Duration::from_secs(300),
         failure_threshold: 3,
         door_grace: Duration::from_secs(900),
@@ -170,7 +170,7 @@ fn a_record_that_does_not_count_now_is_refused_with_its_reason() {
 #[test]
 fn a_node_in_the_internet_names_no_private_url_and_one_in_a_private_network_does() {
     let mut bounds = bounds();
-    bounds.caps = Caps::new(CapsSection::default(), &["9.9.0.0/16".parse().expect("a network")]);
+    bounds.caps = Caps::new(CapsSection::default(), ["9.9.0.0/16".parse().expect("a network")].as_slice().into());
     let registry = RegistryState::new(bounds);
     let check_record = |addrs: &[&str], url: &str| {
         let mut record = unsigned(&key(1), 1, 1);
@@ -502,7 +502,7 @@ fn a_request_for_the_list_is_good_once_and_for_listed_nodes() {
 /// A registry of this many nodes.
 fn registry_of(count: u8) -> RegistryState {
     let caps = CapsSection { ipv4_24: 100, ipv4_16: 100, ..CapsSection::default() };
-    let config = RuleConfig { max_nodes: 100, caps: Caps::new(caps, &[]), ..bounds() };
+    let config = RuleConfig { max_nodes: 100, caps: Caps::new(caps, ExemptNetworks::default()), ..bounds() };
     let mut registry = RegistryState::new(config);
     for seed in 1..=count {
         admit(&mut registry, record(&key(seed), 1, 1), millis());
