@@ -86,6 +86,14 @@ pub enum StartError {
         /// The system's error.
         source: io::Error,
     },
+    /// A listener that a service manager has passed cannot be used.
+    #[error("the socket that was passed for {key} cannot be used")]
+    Passed {
+        /// The configuration key that the listener replaces.
+        key: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The online key is revoked, so clients would reject what it signs.
     #[error(
         "the online key is revoked; create a new one with `chappe bootstrap delegate --new-key FILE` and the root key, and \
@@ -162,10 +170,14 @@ impl Bootstrap {
             return Err(StartError::Revoked);
         }
         let statements = Arc::new(StatementsFile::new(federation.revocations.clone(), trust.clone(), own));
-        let listener = listen(passed.http, config.http.listen, "http.listen").await?;
+        let listener = match passed.http {
+            Some(passed) => take(passed, "http.listen")?,
+            None => bind(config.http.listen, "http.listen").await?,
+        };
         let admin_listener = match (passed.admin, config.admin.listen) {
+            (Some(passed), _) => Some(take(passed, "admin.listen")?),
+            (None, Some(addr)) => Some(bind(addr, "admin.listen").await?),
             (None, None) => None,
-            (passed, addr) => Some(listen(passed, addr.unwrap_or(config.http.listen), "admin.listen").await?),
         };
         let live = Arc::new(Live::new(&config));
         let dial_key = SecretKey::generate().map_err(StartError::Random)?;
@@ -342,21 +354,15 @@ fn rule_config(config: &BootstrapConfig, online: &OnlineKey, caps: Caps) -> Rule
     }
 }
 
-/// Takes the passed listener, or binds one.
-async fn listen(
-    passed: Option<StdTcpListener>,
-    addr: SocketAddr,
-    key: &'static str,
-) -> Result<TcpListener, StartError> {
-    let listener = match passed {
-        Some(passed) => {
-            let addr = passed.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
-            tracing::info!(key, addr, "using the socket that the service manager has bound");
-            passed.set_nonblocking(true).and_then(|()| TcpListener::from_std(passed))
-        }
-        None => TcpListener::bind(addr).await,
-    };
-    listener.map_err(|source| StartError::Listen { addr, key, source })
+fn take(passed: StdTcpListener, key: &'static str) -> Result<TcpListener, StartError> {
+    let addr = passed.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
+    tracing::info!(key, addr, "using the socket that the service manager has bound");
+    let listener = passed.set_nonblocking(true).and_then(|()| TcpListener::from_std(passed));
+    listener.map_err(|source| StartError::Passed { key, source })
+}
+
+async fn bind(addr: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(addr).await.map_err(|source| StartError::Listen { addr, key, source })
 }
 
 async fn drop_inactive(app: Arc<AppState>, stop: CancellationToken) {
@@ -395,7 +401,32 @@ pub(crate) fn load_online_key(config: &BootstrapConfig, trust: Trust) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::File, os::fd::OwnedFd};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_passed_socket_that_is_not_usable_is_reported_with_its_own_key() {
+        // A file is none of the sockets that the binary lets through. It stands for what only the system can find wrong.
+        let not_a_socket = || Some(StdTcpListener::from(OwnedFd::from(File::open("/dev/null").expect("a file"))));
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let root = crate::keys::create_federation(dir.path(), clock().secs()).expect("a new federation");
+        let mut config = BootstrapConfig::default();
+        config.bootstrap.data_dir = dir.path().join("data");
+        config.http.listen = ([127, 0, 0, 1], 0).into();
+        config.federation.roots = vec![root];
+        config.federation.delegation = dir.path().join(crate::keys::DELEGATION_FILE);
+        config.federation.online_key = dir.path().join(crate::keys::ONLINE_KEY_FILE);
+        for (passed, expected) in [
+            (PassedListeners { http: not_a_socket(), admin: None }, "http.listen"),
+            (PassedListeners { http: None, admin: not_a_socket() }, "admin.listen"),
+        ] {
+            match Bootstrap::spawn_on(passed, config.clone()).await {
+                Err(StartError::Passed { key, source: _ }) => assert_eq!(key, expected),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 
     #[tokio::test]
     async fn a_task_that_panics_or_returns_is_named() {

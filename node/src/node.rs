@@ -56,7 +56,7 @@ use crate::{
     reachability::{asker, observer, rounds::Rounds},
     reload::{self, ReloadError},
     sessions::{Sessions, event::EndReason},
-    sockets::{BindError, Bound, PassedSockets},
+    sockets::{Bound, PassedSockets, SocketError},
     tasks::Tasks,
     upkeep,
     websocket::tls::{LOOK_EVERY, Tls, TlsError},
@@ -84,6 +84,14 @@ pub enum StartError {
         /// The system's error.
         source: io::Error,
     },
+    /// A socket that a service manager has passed cannot be used.
+    #[error("the socket that was passed for {key} cannot be used")]
+    Passed {
+        /// The configuration key that the socket replaces.
+        key: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
     /// A name in `federation.advertise` does not resolve to an address.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
@@ -107,9 +115,12 @@ pub enum StartError {
     Directory(#[from] SetupError),
 }
 
-impl From<BindError> for StartError {
-    fn from(BindError { addr, key, source }: BindError) -> Self {
-        Self::Bind { addr, key, source }
+impl From<SocketError> for StartError {
+    fn from(error: SocketError) -> Self {
+        match error {
+            SocketError::Bind { addr, key, source } => Self::Bind { addr, key, source },
+            SocketError::Passed { key, source } => Self::Passed { key, source },
+        }
     }
 }
 
@@ -196,11 +207,12 @@ impl Node {
         let call_page = config.client.page.as_deref().map(CallPage::load).transpose()?;
         let bound = Bound::bind(&config, passed, acme.as_ref().is_some_and(Acme::needs_http))?;
         let bind_error = |source| StartError::Bind { addr: config.federation.listen, key: "federation.listen", source };
+        let client_error = |source| StartError::Bind { addr: config.client.listen, key: "client.listen", source };
         let (endpoint, server_config) =
             endpoint::on(bound.federation, &config.federation, identity.key()).map_err(bind_error)?;
         let (client, admin, http, turn) = (bound.client, bound.admin, bound.http, bound.turn);
         let mut addrs = NodeAddrs {
-            client: client.local_addr().map_err(bind_error)?,
+            client: client.local_addr().map_err(client_error)?,
             quic: endpoint.local_addr().map_err(bind_error)?,
             admin: admin.as_ref().and_then(|admin| admin.local_addr().ok()),
             turn: None,

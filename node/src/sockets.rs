@@ -46,14 +46,11 @@ pub(crate) struct Bound {
 
 impl Bound {
     /// Takes the passed sockets, and binds the others. `needs_http` is whether an authority validates a host by http-01.
-    pub(crate) fn bind(config: &NodeConfig, passed: PassedSockets, needs_http: bool) -> Result<Self, BindError> {
+    pub(crate) fn bind(config: &NodeConfig, passed: PassedSockets, needs_http: bool) -> Result<Self, SocketError> {
         let client = listen(passed.client, config.client.listen, "client.listen")?;
         let admin = match (passed.admin, config.admin.listen) {
-            (Some(socket), addr) => {
-                let addr = addr.or_else(|| socket.local_addr().ok()).unwrap_or(config.client.listen);
-                Some(listen(Some(socket), addr, "admin.listen")?)
-            }
-            (None, Some(addr)) => Some(listen(None, addr, "admin.listen")?),
+            (Some(socket), _) => Some(take(socket, "admin.listen")?),
+            (None, Some(addr)) => Some(bind(addr, "admin.listen")?),
             (None, None) => None,
         };
         let acme = &config.client.acme;
@@ -71,7 +68,7 @@ impl Bound {
             }
             None => {
                 let addr = config.federation.listen;
-                UdpSocket::bind(addr).map_err(|source| BindError { addr, key: "federation.listen", source })?
+                UdpSocket::bind(addr).map_err(|source| SocketError::Bind { addr, key: "federation.listen", source })?
             }
         };
         for socket in &passed.turn {
@@ -81,42 +78,73 @@ impl Bound {
     }
 }
 
-/// An address cannot be bound, or a passed socket cannot be used.
+/// Why a socket cannot be used.
 #[derive(Debug)]
-pub(crate) struct BindError {
-    pub(crate) addr: SocketAddr,
-    pub(crate) key: &'static str,
-    pub(crate) source: io::Error,
+pub(crate) enum SocketError {
+    /// The address cannot be bound.
+    Bind { addr: SocketAddr, key: &'static str, source: io::Error },
+    /// The socket that was passed in place of this key is not usable.
+    Passed { key: &'static str, source: io::Error },
 }
 
 /// Takes the passed socket, or binds one.
-fn listen(passed: Option<StdTcpListener>, addr: SocketAddr, key: &'static str) -> Result<TcpListener, BindError> {
-    let listener = match passed {
-        Some(passed) => {
-            log_passed(key, passed.local_addr());
-            take(passed)
-        }
-        None => bind(addr),
+fn listen(passed: Option<StdTcpListener>, addr: SocketAddr, key: &'static str) -> Result<TcpListener, SocketError> {
+    match passed {
+        Some(passed) => take(passed, key),
+        None => bind(addr, key),
+    }
+}
+
+fn take(passed: StdTcpListener, key: &'static str) -> Result<TcpListener, SocketError> {
+    log_passed(key, passed.local_addr());
+    let take = || {
+        passed.set_nonblocking(true)?;
+        setsockopt(&passed, sockopt::TcpNoDelay, &true)?;
+        TcpListener::from_std(passed)
     };
-    listener.map_err(|source| BindError { addr, key, source })
+    take().map_err(|source| SocketError::Passed { key, source })
 }
 
-fn take(passed: StdTcpListener) -> io::Result<TcpListener> {
-    passed.set_nonblocking(true)?;
-    setsockopt(&passed, sockopt::TcpNoDelay, &true)?;
-    TcpListener::from_std(passed)
-}
-
-fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    // Signalling messages are small and urgent. Accepted connections inherit the option.
-    socket.set_nodelay(true)?;
-    socket.bind(addr)?;
-    socket.listen(BACKLOG)
+fn bind(addr: SocketAddr, key: &'static str) -> Result<TcpListener, SocketError> {
+    let bind = || {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        // Signalling messages are small and urgent. Accepted connections inherit the option.
+        socket.set_nodelay(true)?;
+        socket.bind(addr)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|source| SocketError::Bind { addr, key, source })
 }
 
 fn log_passed(key: &'static str, addr: io::Result<SocketAddr>) {
     let addr = addr.map(|addr| addr.to_string()).unwrap_or_default();
     tracing::info!(key, addr, "using the socket that the service manager has bound");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, net::Ipv4Addr, os::fd::OwnedFd};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_passed_socket_that_is_not_usable_is_reported_with_its_own_key() {
+        // A file is none of the sockets that the binary lets through. It stands for what only the system can find wrong.
+        let not_a_socket = || Some(StdTcpListener::from(OwnedFd::from(File::open("/dev/null").expect("a file"))));
+        let mut config = NodeConfig::default();
+        config.client.listen = (Ipv4Addr::LOCALHOST, 0).into();
+        config.federation.listen = (Ipv4Addr::LOCALHOST, 0).into();
+        config.client.acme.enabled = true;
+        for (passed, expected) in [
+            (PassedSockets { client: not_a_socket(), ..PassedSockets::default() }, "client.listen"),
+            (PassedSockets { admin: not_a_socket(), ..PassedSockets::default() }, "admin.listen"),
+            (PassedSockets { http: not_a_socket(), ..PassedSockets::default() }, "client.acme.http_listen"),
+        ] {
+            match Bound::bind(&config, passed, true) {
+                Err(SocketError::Passed { key, source: _ }) => assert_eq!(key, expected),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 }
