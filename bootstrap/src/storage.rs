@@ -57,6 +57,8 @@ pub(crate) struct StoreUpdate {
     pub(crate) head: Option<SignedDirectory>,
     /// Number of entries that could not be decoded.
     pub(crate) damaged: usize,
+    /// Number of listings whose door's history could not be decoded, so that it starts again.
+    pub(crate) lost_door_histories: usize,
 }
 
 /// The store cannot be read. Retrying may help.
@@ -91,6 +93,9 @@ pub enum StoreError {
 
 /// A store for the state. It has one user in a process.
 pub(crate) trait Store: Send + 'static {
+    /// The file, or the key that names the database. For logs.
+    fn name(&self) -> String;
+
     /// Returns what was committed since `known`, or `None` if nothing was. Without `known`, returns the complete state.
     fn read_updates(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<StoreUpdate>, ReadError>>;
 

@@ -87,6 +87,19 @@ pub fn prepare(dir: &Path) -> Result<(), DirError> {
     Ok(())
 }
 
+/// Renames a damaged file of the folder to `NAME.damaged`, so that an operator can look at it. An older one of that name is
+/// replaced. Returns the new path.
+///
+/// # Errors
+/// The file cannot be renamed.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    let aside = PathBuf::from(name);
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
 /// Whether a group other than the process's may write to the folder. On most systems, the process's group contains
 /// only the user; in Kubernetes it is the volume's group (`fsGroup`).
 const fn is_writable_by_another_group(mode: u32, group: u32, own: u32) -> bool {

@@ -44,6 +44,7 @@ mod reload;
 mod session;
 mod sessions;
 mod sockets;
+mod state_file;
 mod tasks;
 mod upkeep;
 #[cfg(test)]

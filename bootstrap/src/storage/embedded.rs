@@ -29,6 +29,8 @@ use super::{
 use crate::rules::Change;
 
 const FILE: &str = "registry.redb";
+/// All entries as they were when damaged ones were found, in the form of [`Snapshot`].
+const DAMAGED: &str = "registry.redb.damaged";
 const ENTRIES: TableDefinition<'_, (u8, [u8; 32]), &[u8]> = TableDefinition::new("entries");
 /// `(seq, issued_at, expires_at, bundle)` under the key 0.
 const HEAD: TableDefinition<'_, u8, (u64, u64, u64, &[u8])> = TableDefinition::new("head");
@@ -70,6 +72,8 @@ pub(crate) struct Embedded {
     /// Delay before the store is opened again after the next failure.
     reopen_delay: Duration,
     snapshot: SnapshotFile,
+    /// Whether a copy with damaged entries was written by this process.
+    has_set_aside: bool,
 }
 
 enum Handle {
@@ -86,9 +90,43 @@ impl Embedded {
     /// Opens or creates the store in `dir`. Blocks on the disk.
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
         private_dir::prepare(dir)?;
+        let is_new = fs::metadata(dir.join(FILE)).map_or(true, |file| file.len() == 0);
         let handle = Handle::Open(Arc::new(open(dir)?));
         let snapshot = SnapshotFile::new(dir);
-        Ok(Self { dir: dir.to_owned(), handle, version: Version(1), reopen_delay: FIRST_DELAY, snapshot })
+        if is_new && snapshot.path().exists() {
+            keep_of_lost_store(&dir.join(FILE), &snapshot.path());
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            handle,
+            version: Version(1),
+            reopen_delay: FIRST_DELAY,
+            snapshot,
+            has_set_aside: false,
+        })
+    }
+
+    /// Keeps a copy of the store with its damaged entries, once. The registry goes on without them, and replaces some.
+    async fn set_aside(&mut self, update: &StoreUpdate) {
+        if self.has_set_aside || update.damaged + update.lost_door_histories == 0 {
+            return;
+        }
+        let Handle::Open(database) = &self.handle else { return };
+        let (database, path) = (Arc::clone(database), self.dir.join(DAMAGED));
+        let file = path.display().to_string();
+        let written = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+            Ok(private_file::write_own(&path, &read_snapshot(&database, true)?.encode())?)
+        });
+        match written.await.unwrap_or_else(|error| Err(error.into())) {
+            Ok(()) => {
+                self.has_set_aside = true;
+                tracing::info!(file, "keeping a copy of the store with its damaged entries");
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &*error;
+                tracing::warn!(error, "cannot keep a copy of the store with its damaged entries");
+            }
+        }
     }
 
     /// Creates a store in `dir` with the content of a snapshot. Blocks on the disk.
@@ -115,7 +153,7 @@ impl Embedded {
         let Handle::Open(database) = &self.handle else { return };
         let (database, path) = (Arc::clone(database), self.snapshot.path());
         let written = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
-            Ok(private_file::write_own(&path, &read_snapshot(&database)?.encode())?)
+            Ok(private_file::write_own(&path, &read_snapshot(&database, false)?.encode())?)
         });
         let result = written.await.unwrap_or_else(|error| Err(error.into()));
         self.snapshot.record(result, Instant::now());
@@ -171,6 +209,17 @@ impl Embedded {
     }
 }
 
+/// A store that was lost or emptied begins anew, and would soon replace its copy for backups. So this copy is kept.
+fn keep_of_lost_store(store: &Path, copy: &Path) {
+    let kept_as = private_dir::set_aside(copy).map_or_else(|_| "nothing".to_owned(), |path| path.display().to_string());
+    tracing::warn!(
+        store = %store.display(),
+        kept_as,
+        "the store is missing or empty, though there is a copy for backups: nodes register again, but removals are forgotten. \
+         Restore the last backup, or remove the nodes again"
+    );
+}
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn open(dir: &Path) -> Result<Database, OpenError> {
@@ -200,6 +249,7 @@ fn read(database: &Database) -> Result<StoreUpdate, redb::Error> {
         let (kind, node) = key.value();
         let entry =
             EntryKind::from_number(kind).map(|kind| StoreEntry { kind, node, body: Some(body.value().to_vec()) });
+        update.lost_door_histories += usize::from(entry.as_ref().is_some_and(StoreEntry::lacks_door_history));
         match entry.and_then(|entry| entry.to_change()) {
             Some(change) => update.changes.push(change),
             None => update.damaged += 1,
@@ -208,7 +258,8 @@ fn read(database: &Database) -> Result<StoreUpdate, redb::Error> {
     Ok(update)
 }
 
-fn read_snapshot(database: &Database) -> Result<Snapshot, redb::Error> {
+/// All rows, and without `with_damaged` those that can be decoded: the others would make a backup useless.
+fn read_snapshot(database: &Database, with_damaged: bool) -> Result<Snapshot, redb::Error> {
     let transaction = database.begin_read()?;
     let head = transaction.open_table(HEAD)?.get(0)?.map(|row| {
         let (seq, issued_at, expires_at, bundle) = row.value();
@@ -218,7 +269,14 @@ fn read_snapshot(database: &Database) -> Result<Snapshot, redb::Error> {
     for row in transaction.open_table(ENTRIES)?.iter()? {
         let (key, body) = row?;
         let (kind, node) = key.value();
-        entries.push((kind, node, Bytes::copy_from_slice(body.value())));
+        let body = Bytes::copy_from_slice(body.value());
+        let is_valid = || {
+            let kind = EntryKind::from_number(kind)?;
+            StoreEntry { kind, node, body: Some(body.to_vec()) }.to_change()
+        };
+        if with_damaged || is_valid().is_some() {
+            entries.push((kind, node, body));
+        }
     }
     Ok(Snapshot::new(head, entries))
 }
@@ -250,6 +308,10 @@ fn write(database: &Database, entries: &[StoreEntry], head: Option<&SignedDirect
 }
 
 impl Store for Embedded {
+    fn name(&self) -> String {
+        self.dir.join(FILE).display().to_string()
+    }
+
     fn read_updates(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<StoreUpdate>, ReadError>> {
         async move {
             // Open a failed store now, before a request needs it.
@@ -258,6 +320,7 @@ impl Store for Embedded {
                 return Ok(None);
             }
             let update = self.with_database(read).await.map_err(ReadError)?;
+            self.set_aside(&update).await;
             Ok(Some(StoreUpdate { version: self.version, ..update }))
         }
         .boxed()
@@ -290,4 +353,24 @@ impl Store for Embedded {
         }
         .boxed()
     }
+}
+
+/// Changes the bodies of entries, given their kind and node, as a failing disk does.
+#[cfg(test)]
+pub(super) fn alter(dir: &Path, change: impl Fn(u8, [u8; 32], &mut Vec<u8>)) {
+    let database = open(dir).expect("a store");
+    let transaction = database.begin_write().expect("a transaction");
+    {
+        let mut table = transaction.open_table(ENTRIES).expect("a table");
+        let rows: Vec<_> = table
+            .iter()
+            .expect("readable")
+            .map(|row| row.map(|(key, body)| (key.value(), body.value().to_vec())).expect("readable"))
+            .collect();
+        for ((kind, node), mut body) in rows {
+            change(kind, node, &mut body);
+            table.insert((kind, node), body.as_slice()).expect("writable");
+        }
+    }
+    transaction.commit().expect("writable");
 }

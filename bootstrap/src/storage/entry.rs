@@ -93,6 +93,16 @@ impl StoreEntry {
     }
 }
 
+impl StoreEntry {
+    /// Whether the history of the listed node's door is damaged, or was stored by an earlier version in another form. The listing
+    /// is read without it.
+    pub(super) fn lacks_door_history(&self) -> bool {
+        let (EntryKind::Listing, Some(body)) = (self.kind, &self.body) else { return false };
+        postcard::take_from_bytes::<StoredListing>(body)
+            .is_ok_and(|(_, rest)| !rest.is_empty() && postcard::from_bytes::<DoorHistory>(rest).is_err())
+    }
+}
+
 fn encode_listing(listing: &Listing) -> Vec<u8> {
     let Listing { record, registered_at, last_seen, proved, probes, load, asked, door } = listing;
     let stored = StoredListing {
@@ -111,7 +121,8 @@ fn encode_listing(listing: &Listing) -> Vec<u8> {
 fn decode_listing(bytes: &[u8]) -> Option<Listing> {
     let (stored, rest) = postcard::take_from_bytes(bytes).ok()?;
     let StoredListing { record, registered_at, last_seen, proved, probes, load, asked } = stored;
-    // Earlier versions have stored no history of the door, or one without its last field: such a history starts again.
+    // Earlier versions have stored no history of the door, or one without its last field: such a history starts again, and so
+    // does a damaged one. The owner reports it.
     let door: DoorHistory = postcard::from_bytes(rest).unwrap_or_default();
     Some(Listing {
         record: Signed::decode(record).ok()?,

@@ -179,7 +179,9 @@ impl Postgres {
         let mut update = StoreUpdate { version, complete: since.is_none(), head, ..StoreUpdate::default() };
         let since = signed(since.unwrap_or_default().0);
         for row in transaction.query(READ_ENTRIES, &[&federation, &since]).await? {
-            match entry(&row)?.and_then(|entry| entry.to_change()) {
+            let entry = entry(&row)?;
+            update.lost_door_histories += usize::from(entry.as_ref().is_some_and(StoreEntry::lacks_door_history));
+            match entry.and_then(|entry| entry.to_change()) {
                 Some(change) => update.changes.push(change),
                 None => update.damaged += 1,
             }
@@ -220,6 +222,10 @@ impl Postgres {
 }
 
 impl Store for Postgres {
+    fn name(&self) -> String {
+        "storage.url".to_owned()
+    }
+
     fn read_updates(&mut self, known: Option<Version>) -> BoxFuture<'_, Result<Option<StoreUpdate>, ReadError>> {
         let read = async move |client: &mut Client, federation| Self::read(client, federation, known).await;
         self.with_client(read).map(|read| read.map_err(|error| ReadError(Box::new(error)))).boxed()

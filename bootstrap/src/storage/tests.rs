@@ -102,6 +102,58 @@ fn a_listing_that_an_earlier_version_has_stored_is_read() {
     }
 }
 
+#[tokio::test]
+async fn damaged_entries_are_reported_kept_aside_and_left_out_of_backups() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut store = Embedded::open(dir.path()).expect("a store");
+    let changes = [list(1, 1), list(2, 1), keep_removal(3)];
+    store.commit(Version(1), &changes, Some(&head(10))).await.expect("a commit");
+    drop(store);
+    embedded::alter(dir.path(), |kind, node, body| match (kind, node) {
+        // One history that is cut, and one removal that is not signed by its signer any more.
+        (0, node) if node == *id(1).as_bytes() => body.truncate(body.len() - 3),
+        (2, _) => body[30] ^= 1,
+        _ => {}
+    });
+
+    let mut store = Embedded::open(dir.path()).expect("a store");
+    let update = store.read_updates(None).await.expect("readable").expect("all of it");
+    assert_eq!((update.damaged, update.lost_door_histories, update.changes.len()), (1, 1, 2));
+    let listings = update.changes.iter().filter_map(|change| match change {
+        Change::List(listing) => Some(listing),
+        _ => None,
+    });
+    let lost: Vec<_> = listings.filter(|listing| listing.door == DoorHistory::default()).collect();
+    assert_eq!(lost.iter().map(|listing| listing.record.node).collect::<Vec<_>>(), [id(1)]);
+    let aside = std::fs::read(dir.path().join("registry.redb.damaged")).expect("a copy");
+    assert!(Snapshot::decode(&aside).is_err(), "it has what is damaged");
+    store.commit(update.version, &[list(4, 1)], None).await.expect("a commit");
+    let backup = Snapshot::decode(&read_snapshot(dir.path()).expect("a copy for backups")).expect("a valid one");
+    assert_eq!(backup.entries().len(), 3);
+}
+
+#[tokio::test]
+async fn a_lost_or_emptied_store_leaves_its_copy_for_backups() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut store = Embedded::open(dir.path()).expect("a store");
+    store.commit(Version(1), &[keep_removal(3)], None).await.expect("a commit");
+    drop(store);
+    let copy = read_snapshot(dir.path()).expect("a copy for backups");
+    let damages: [fn(&std::path::Path); 2] = [
+        |file| std::fs::write(file, b"").expect("a writable folder"),
+        |file| std::fs::remove_file(file).expect("a writable folder"),
+    ];
+    for damage in damages {
+        damage(&dir.path().join("registry.redb"));
+        std::fs::write(dir.path().join("registry.snapshot"), &copy).expect("a writable folder");
+        let mut store = Embedded::open(dir.path()).expect("a new store");
+        store.commit(Version(1), &[list(1, 1)], None).await.expect("a commit");
+        let kept = std::fs::read(dir.path().join("registry.snapshot.damaged")).expect("the copy");
+        assert_eq!(kept, copy);
+        assert_ne!(read_snapshot(dir.path()).expect("a new copy"), copy);
+    }
+}
+
 /// The store's content in a fixed order.
 async fn all(store: &mut dyn Store) -> (Version, Vec<String>, Option<u64>) {
     let update = store.read_updates(None).await.expect("a store that can be read").expect("all of it");

@@ -5,6 +5,7 @@ mod backup;
 mod behind_proxy;
 mod budget;
 mod daemons;
+mod damaged_files;
 mod deploy;
 mod foreign_text;
 mod image;

@@ -17,6 +17,7 @@ use super::{
     identifiers::Identifier,
     schedule::{Attempts, Renewal},
 };
+use crate::state_file;
 
 /// The folder in the data folder.
 const FOLDER: &str = "acme";
@@ -119,20 +120,13 @@ impl Store {
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let path = self.folder.join(name);
-        let content = match private_file::read_own(&path, MAX_LEN) {
-            Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "cannot read a file of client.acme; starting without it");
-                return None;
-            }
+        let consequence = match name {
+            "account" => "making another account with the certificate authority",
+            "certificate" => "obtaining another certificate",
+            "order" => "beginning another order",
+            _ => "not knowing the failed attempts, of which the authority allows a few",
         };
-        let value = serde_json::from_slice(&content).ok();
-        if value.is_none() {
-            tracing::warn!(path = %path.display(), "a file of client.acme is broken; starting without it");
-        }
-        value
+        state_file::load(&self.folder.join(name), MAX_LEN, consequence, |content| serde_json::from_slice(&content).ok())
     }
 
     fn write(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
@@ -182,6 +176,8 @@ mod tests {
         for broken in [&b""[..], b"{}", b"{\"key\":7}", &[b'x'; MAX_LEN as usize + 1]] {
             std::fs::write(store.folder.join("account"), broken).expect("a writable folder");
             assert!(store.account().is_none());
+            let kept = std::fs::read(store.folder.join("account.damaged")).expect("it is kept aside");
+            assert_eq!(kept, broken);
         }
     }
 }

@@ -7,6 +7,7 @@ use chappe_discovery::private_file;
 use serde::{Deserialize, Serialize};
 
 use super::{Slept, State, meter::Meter};
+use crate::state_file;
 
 /// The file's name in the data folder.
 pub(crate) const FILE: &str = "budget";
@@ -26,20 +27,10 @@ struct File {
     counters: Meter,
 }
 
-/// Reads the file. A missing or unreadable one counts as none: the month begins at 0.
+/// Reads the file. A missing or damaged one counts as none: the month begins at 0.
 pub(crate) fn load(path: &Path) -> (State, Meter) {
-    let text = match private_file::read_own(path, MAX_LEN) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Default::default(),
-        Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "cannot read the file of the budget; counting from 0");
-            return Default::default();
-        }
-    };
-    parse(&text).unwrap_or_else(|| {
-        tracing::warn!(path = %path.display(), "cannot read the file of the budget; counting from 0");
-        Default::default()
-    })
+    let consequence = "counting the used bytes of the month from 0";
+    state_file::load(path, MAX_LEN, consequence, |text| parse(&text)).unwrap_or_default()
 }
 
 fn parse(text: &[u8]) -> Option<(State, Meter)> {

@@ -13,7 +13,7 @@ use chappe_common::{
 use chappe_discovery::private_file;
 use serde::{Deserialize, Serialize};
 
-use crate::membership::event::Known;
+use crate::{membership::event::Known, state_file};
 
 /// Maximum length of the file in bytes: 4096 records of maximum length, and a beacon.
 const MAX_LEN: u64 = 4096 * 600;
@@ -36,16 +36,10 @@ pub(crate) struct LastRun {
     pub(crate) beacon: Option<Bytes>,
 }
 
-/// Reads the file. An unreadable file counts as a missing one: the registry knows more.
+/// Reads the file. A damaged file counts as a missing one: the registry knows more.
 pub(crate) fn load(path: &Path, me: NodeId) -> LastRun {
-    if std::fs::metadata(path).is_ok_and(|file| file.len() > MAX_LEN) {
-        return LastRun::default();
-    }
-    let Ok(bytes) = std::fs::read(path) else { return LastRun::default() };
-    decode(&bytes, me).unwrap_or_else(|| {
-        tracing::warn!(path = %path.display(), "cannot read the file of known members; starting without it");
-        LastRun::default()
-    })
+    let consequence = "starting without known members; the registry names some";
+    state_file::load(path, MAX_LEN, consequence, |bytes| decode(&bytes, me)).unwrap_or_default()
 }
 
 fn decode(bytes: &[u8], me: NodeId) -> Option<LastRun> {

@@ -5,7 +5,6 @@
 //! and clients query nodes.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -27,37 +26,31 @@ use chappe_discovery::{
 use rand::{RngExt as _, seq::IteratorRandom as _};
 use tokio::time::sleep;
 
-use crate::{config::NodeConfig, core::Core, membership::event::Event};
+use crate::{config::NodeConfig, core::Core, membership::event::Event, state_file};
 
 /// Name of the file in the node's folder. It is from the time when there were only revocations.
 pub(crate) const FILE: &str = "revocations";
 
-/// Reads the file. An unreadable file counts as an empty one: registries and members have all statements.
+/// Reads the file. A damaged file counts as an empty one: registries and members have all statements.
 pub(crate) fn load(path: &Path, pinned: Roots, now: UnixTime) -> Trust {
     let mut known = RootStatements::from(pinned);
-    if read(path, &mut known).is_err() {
-        tracing::warn!(path = %path.display(), "cannot read the file of root statements; fetching them again");
-    }
+    let consequence = "fetching the roots' statements again";
+    // What was learned of a list is in `known`.
+    let _ = state_file::load(path, MAX_STATEMENT_LIST as u64, consequence, |list| {
+        known.learn_list(list, ListOrigin::Stored).ok()
+    });
     warn_about_rotation(&known.roots, now);
     known.into()
 }
 
-/// The pinned roots of this configuration, with the successions that its node has stored. An unreadable file counts as an
-/// empty one.
+/// The pinned roots of this configuration, with the successions that its node has stored. A file that cannot be used counts as
+/// an empty one, and stays as it is: a start reports it.
 pub fn known_roots(config: &NodeConfig) -> Roots {
     let mut known = RootStatements::from(config.federation.roots());
-    let _ = read(&config.node.data_dir.join(FILE), &mut known);
+    if let Ok(list) = private_file::read_own(&config.node.data_dir.join(FILE), MAX_STATEMENT_LIST as u64) {
+        let _ = known.learn_list(list, ListOrigin::Stored);
+    }
     known.roots
-}
-
-fn read(path: &Path, known: &mut RootStatements) -> io::Result<()> {
-    let bytes = match fs::metadata(path) {
-        Ok(found) if found.len() > MAX_STATEMENT_LIST as u64 => return Err(io::ErrorKind::FileTooLarge.into()),
-        Ok(_) => fs::read(path)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    known.learn_list(bytes, ListOrigin::Stored).map(drop).map_err(io::Error::other)
 }
 
 /// Logs which roots the config should name. If the data folder is lost, a config with the old root makes the node follow the
