@@ -314,11 +314,18 @@ async fn revoke(
     Extension(ClientAddr(client)): Extension<ClientAddr>,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let note: Signed<KeyRevocation> = decode(&app, client, body).await?;
+    let outcome = try_revoke(&app, client, body).await;
+    app.metrics.revocations.get_or_create(&outcome_label(&outcome)).inc();
+    outcome.map(|()| Json(json!({ "kept": true })).into_response())
+}
+
+async fn try_revoke(app: &AppState, client: IpAddr, body: Body) -> Result<(), Rejection> {
+    let note: Signed<KeyRevocation> = decode(app, client, body).await?;
     let key = note.key.short();
-    app.statements.add_revocation(note).await?;
-    tracing::info!(key, "applied a root's revocation");
-    Ok(Json(json!({ "kept": true })).into_response())
+    if app.statements.add_revocation(note).await? {
+        tracing::info!(key, "applied a root's revocation");
+    }
+    Ok(())
 }
 
 async fn servers(

@@ -62,6 +62,8 @@ pub(crate) struct Metrics {
     pub(crate) dials: Family<DialLabel, Counter>,
     /// Received removals, by outcome.
     pub(crate) removals: Family<OutcomeLabel, Counter>,
+    /// Received revocations, by outcome.
+    pub(crate) revocations: Family<OutcomeLabel, Counter>,
     /// Requests for all public nodes, by outcome.
     pub(crate) list_requests: Family<OutcomeLabel, Counter>,
     /// Probes of listed nodes, by outcome.
@@ -88,6 +90,8 @@ pub(crate) struct Metrics {
     pub(crate) store_failing: Gauge,
     /// Failed commits of the store.
     pub(crate) failed_commits: Counter,
+    /// Failed writes of the store's copy for backups.
+    pub(crate) failed_snapshots: Counter,
     /// Commits that conflicted with another registry's and were decided again.
     pub(crate) commit_conflicts: Counter,
     /// Connections that were served.
@@ -142,6 +146,7 @@ impl Metrics {
         registry.register("leaves", "Leaves that were sent, by outcome", self.leaves.clone());
         registry.register("dials", "Nodes that were dialled back, by outcome", self.dials.clone());
         registry.register("removals", "Removals that were sent, by outcome", self.removals.clone());
+        registry.register("revocations", "Revocations that were sent, by outcome", self.revocations.clone());
         registry.register("list_requests", "Requests for all public nodes, by outcome", self.list_requests.clone());
         registry.register("probes", "Probes of listed nodes, by outcome", self.probes.clone());
         registry.register("doors", "Doors of listed nodes that were tried, by outcome", self.doors.clone());
@@ -159,6 +164,11 @@ impl Metrics {
         registry.register("directories_signed", "Directories that were signed", self.directories_signed.clone());
         registry.register("store_failing", "1 while the store fails", self.store_failing.clone());
         registry.register("failed_commits", "Commits that the store refused", self.failed_commits.clone());
+        registry.register(
+            "failed_snapshots",
+            "Writes of the copy for backups that failed",
+            self.failed_snapshots.clone(),
+        );
         registry.register(
             "commit_conflicts",
             "Commits that were decided anew because another registry was faster",

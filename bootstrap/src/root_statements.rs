@@ -1,7 +1,14 @@
 //! The statements of roots that the registry serves: successions, and revocations of online keys. They come from a file,
 //! which is read again when it changes. Revocations also come from requests with a root's signature.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use chappe_common::{
     keys::PublicKey,
@@ -43,12 +50,14 @@ pub(crate) struct StatementsFile {
     known: Trust,
     /// Serializes writes.
     write_lock: Mutex<()>,
+    /// Whether the last write failed. The log has reported it.
+    has_failed: AtomicBool,
 }
 
 impl StatementsFile {
     /// The file at `path`, whose statements are known.
     pub(crate) fn new(path: PathBuf, known: Trust, online: PublicKey) -> Self {
-        Self { path, online, known, write_lock: Mutex::default() }
+        Self { path, online, known, write_lock: Mutex::default(), has_failed: AtomicBool::new(false) }
     }
 
     /// The statements that are served.
@@ -56,21 +65,40 @@ impl StatementsFile {
         &self.known
     }
 
-    /// Checks a revocation, stores it, and serves it.
+    /// Checks a revocation, stores it, and serves it. One that is known is not stored again: revocations are public, so anybody
+    /// can send one as often as the rate allows. Returns whether it is new.
     pub(crate) async fn add_revocation(
         self: &Arc<Self>,
         revocation: SignedRevocation,
-    ) -> Result<(), AddRevocationError> {
+    ) -> Result<bool, AddRevocationError> {
         revocation.check(&self.known.roots(), clock().secs())?;
         let _writing = self.write_lock.lock().await;
+        if self.known.all().revocations.iter().any(|known| *known == revocation) {
+            return Ok(false);
+        }
         let (file, statement) = (Arc::clone(self), RootStatement::Revocation(revocation));
         let stored = statement.clone();
         let written =
             tokio::task::spawn_blocking(move || add_statements(&file.path, [stored], file.known.roots())).await;
         // A panic here is a bug. The revocation was not stored then.
-        written.expect("writing a file does not panic")?;
+        let written = written.expect("writing a file does not panic");
+        self.report(written.as_ref().err());
+        written?;
         self.learn([statement], ListOrigin::Peer(clock().secs()));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Logs the first of a row of failed writes, and its end.
+    fn report(&self, error: Option<&KeyFileError>) {
+        let had_failed = self.has_failed.swap(error.is_some(), Ordering::Relaxed);
+        match error {
+            Some(error) if !had_failed => {
+                let error: &dyn std::error::Error = error;
+                tracing::error!(error, "cannot store a revocation, so it has no effect; send it again when the disk is in order");
+            }
+            None if had_failed => tracing::info!("revocations are stored again"),
+            _ => {}
+        }
     }
 
     fn learn(&self, statements: impl IntoIterator<Item = RootStatement>, origin: ListOrigin) {
@@ -111,5 +139,42 @@ impl StatementsFile {
                 Err(_) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use chappe_common::{federation::FederationId, keys::SecretKey, revocation::KeyRevocation, signed::Signed};
+
+    use super::*;
+
+    fn revocation(root: &SecretKey, of: u8) -> SignedRevocation {
+        let key = SecretKey::from_bytes(&[of; 32]).public();
+        let federation = FederationId::of_roots(&[root.public()]);
+        let value = KeyRevocation { federation, root: root.public(), key, issued_at: clock().secs() };
+        Signed::sign(value, root).expect("a revocation")
+    }
+
+    #[tokio::test]
+    async fn a_known_revocation_is_not_stored_again_and_a_failed_write_is_over_with_the_next() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("folder/revocations");
+        let root = SecretKey::from_bytes(&[1; 32]);
+        let online = SecretKey::from_bytes(&[2; 32]).public();
+        let file = Arc::new(StatementsFile::new(path.clone(), vec![root.public()].into(), online));
+        let first = revocation(&root, 3);
+        for _ in 0..2 {
+            assert!(matches!(file.add_revocation(first.clone()).await, Err(AddRevocationError::File(_))));
+            assert!(file.has_failed.load(Ordering::Relaxed));
+        }
+        assert!(!file.known().revokes(&first.key), "what is not on disk is not served");
+        fs::create_dir(dir.path().join("folder")).expect("a folder");
+        assert!(file.add_revocation(first.clone()).await.expect("it is stored"));
+        assert!(file.known().revokes(&first.key) && !file.has_failed.load(Ordering::Relaxed));
+        fs::remove_file(&path).expect("the file");
+        assert!(!file.add_revocation(first).await.expect("it is known"));
+        assert!(!path.exists(), "nothing was written");
     }
 }

@@ -186,7 +186,7 @@ impl Bootstrap {
         let doors = DoorProber::new(&live, tls, Arc::clone(&metrics)).map_err(StartError::Names)?;
         let online = Arc::new(online);
         let registry = RegistryState::new(rule_config(&config, &online, live.caps.clone()));
-        let store = storage::open(&config).await?;
+        let store = storage::open(&config, metrics.failed_snapshots.clone()).await?;
         let lifetime = config.directory.lifetime;
         let owner = Owner::start(registry, store, SigningConfig { online, lifetime }, Arc::clone(&metrics))
             .await

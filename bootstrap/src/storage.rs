@@ -14,6 +14,7 @@ mod tests;
 use bytes::Bytes;
 use chappe_common::time::UnixTime;
 use futures_util::future::BoxFuture;
+use prometheus_client::metrics::counter::Counter;
 
 use crate::{
     config::{BootstrapConfig, StorageSection},
@@ -109,16 +110,16 @@ pub(crate) trait Store: Send + 'static {
     ) -> BoxFuture<'a, Result<Version, CommitError>>;
 }
 
-/// Opens the configured store.
+/// Opens the configured store. `failed_snapshots` counts what the embedded store could not copy for backups.
 ///
 /// # Errors
 /// It cannot be opened.
-pub(crate) async fn open(config: &BootstrapConfig) -> Result<Box<dyn Store>, StoreError> {
+pub(crate) async fn open(config: &BootstrapConfig, failed_snapshots: Counter) -> Result<Box<dyn Store>, StoreError> {
     let StorageSection { url, ca } = &config.storage;
     if let Some(url) = url {
         let federation = config.federation.roots().federation();
         return Ok(Box::new(Postgres::connect(url.as_str(), ca.as_deref(), federation).await?));
     }
     let dir = config.bootstrap.data_dir.clone();
-    Ok(Box::new(tokio::task::spawn_blocking(move || Embedded::open(&dir)).await??))
+    Ok(Box::new(tokio::task::spawn_blocking(move || Embedded::open(&dir, failed_snapshots)).await??))
 }

@@ -1,6 +1,7 @@
 //! Reads the store of a registry without running it.
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 
 use crate::{
     config::BootstrapConfig,
@@ -26,7 +27,7 @@ pub enum StoredError {
 /// # Errors
 /// There is none, or the store cannot be read.
 pub async fn read_directory(config: &BootstrapConfig) -> Result<Bytes, StoredError> {
-    let mut store = storage::open(config).await?;
+    let mut store = storage::open(config, Counter::default()).await?;
     let updates = store.read_updates(None).await.map_err(|error| StoredError::Read(Box::new(error)))?;
     updates.and_then(|updates| updates.head).map(|head| head.bundle).ok_or(StoredError::Nothing)
 }

@@ -93,10 +93,8 @@ impl From<AddRevocationError> for Rejection {
     fn from(error: AddRevocationError) -> Self {
         match error {
             AddRevocationError::Revocation(error) => Self::Revocation(error),
-            AddRevocationError::File(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot store a revocation");
-                Self::Internal
-            }
+            // Logged where the file is written.
+            AddRevocationError::File(_) => Self::Internal,
         }
     }
 }

@@ -6,6 +6,7 @@ use chappe_common::{
 };
 
 use chappe_discovery::trust::Trust;
+use prometheus_client::metrics::counter::Counter;
 
 use super::*;
 use crate::{
@@ -70,7 +71,7 @@ fn rules(node_timeout: Duration) -> RuleConfig {
 async fn owner(dir: &std::path::Path, now: Millis) -> Owner {
     let bounds = rules(Duration::from_secs(7200));
     let signing = SigningConfig { online: online(now), lifetime: Duration::from_secs(3600) };
-    let store = Box::new(Embedded::open(dir).expect("a store"));
+    let store = Box::new(Embedded::open(dir, Counter::default()).expect("a store"));
     Owner::start(RegistryState::new(bounds), store, signing, Arc::default()).await.expect("an owner")
 }
 

@@ -19,6 +19,7 @@ use chappe_common::{
 };
 use chappe_discovery::private_file;
 use futures_util::{FutureExt as _, future::BoxFuture};
+use prometheus_client::metrics::counter::Counter;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use super::{
@@ -88,11 +89,11 @@ struct Closed;
 
 impl Embedded {
     /// Opens or creates the store in `dir`. Blocks on the disk.
-    pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(dir: &Path, failed_snapshots: Counter) -> Result<Self, OpenError> {
         private_dir::prepare(dir)?;
         let is_new = fs::metadata(dir.join(FILE)).map_or(true, |file| file.len() == 0);
         let handle = Handle::Open(Arc::new(open(dir)?));
-        let snapshot = SnapshotFile::new(dir);
+        let snapshot = SnapshotFile::new(dir, failed_snapshots);
         if is_new && snapshot.path().exists() {
             keep_of_lost_store(&dir.join(FILE), &snapshot.path());
         }

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use chappe_common::time::UnixTime;
 use chappe_discovery::private_file;
+use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -95,11 +96,12 @@ pub(super) struct SnapshotFile {
     path: PathBuf,
     written: Option<Instant>,
     is_failing: bool,
+    failed: Counter,
 }
 
 impl SnapshotFile {
-    pub(super) fn new(dir: &Path) -> Self {
-        Self { path: dir.join(FILE), written: None, is_failing: false }
+    pub(super) fn new(dir: &Path, failed: Counter) -> Self {
+        Self { path: dir.join(FILE), written: None, is_failing: false, failed }
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -123,6 +125,7 @@ impl SnapshotFile {
                 self.written = Some(now);
             }
             Err(error) => {
+                self.failed.inc();
                 if !self.is_failing {
                     let error: &dyn std::error::Error = &*error;
                     tracing::warn!(error, "cannot write the copy of the store for backups; it gets old");

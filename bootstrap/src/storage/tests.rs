@@ -105,7 +105,7 @@ fn a_listing_that_an_earlier_version_has_stored_is_read() {
 #[tokio::test]
 async fn damaged_entries_are_reported_kept_aside_and_left_out_of_backups() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let mut store = Embedded::open(dir.path()).expect("a store");
+    let mut store = Embedded::open(dir.path(), Counter::default()).expect("a store");
     let changes = [list(1, 1), list(2, 1), keep_removal(3)];
     store.commit(Version(1), &changes, Some(&head(10))).await.expect("a commit");
     drop(store);
@@ -116,7 +116,7 @@ async fn damaged_entries_are_reported_kept_aside_and_left_out_of_backups() {
         _ => {}
     });
 
-    let mut store = Embedded::open(dir.path()).expect("a store");
+    let mut store = Embedded::open(dir.path(), Counter::default()).expect("a store");
     let update = store.read_updates(None).await.expect("readable").expect("all of it");
     assert_eq!((update.damaged, update.lost_door_histories, update.changes.len()), (1, 1, 2));
     let listings = update.changes.iter().filter_map(|change| match change {
@@ -135,7 +135,7 @@ async fn damaged_entries_are_reported_kept_aside_and_left_out_of_backups() {
 #[tokio::test]
 async fn a_lost_or_emptied_store_leaves_its_copy_for_backups() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let mut store = Embedded::open(dir.path()).expect("a store");
+    let mut store = Embedded::open(dir.path(), Counter::default()).expect("a store");
     store.commit(Version(1), &[keep_removal(3)], None).await.expect("a commit");
     drop(store);
     let copy = read_snapshot(dir.path()).expect("a copy for backups");
@@ -146,12 +146,32 @@ async fn a_lost_or_emptied_store_leaves_its_copy_for_backups() {
     for damage in damages {
         damage(&dir.path().join("registry.redb"));
         std::fs::write(dir.path().join("registry.snapshot"), &copy).expect("a writable folder");
-        let mut store = Embedded::open(dir.path()).expect("a new store");
+        let mut store = Embedded::open(dir.path(), Counter::default()).expect("a new store");
         store.commit(Version(1), &[list(1, 1)], None).await.expect("a commit");
         let kept = std::fs::read(dir.path().join("registry.snapshot.damaged")).expect("the copy");
         assert_eq!(kept, copy);
         assert_ne!(read_snapshot(dir.path()).expect("a new copy"), copy);
     }
+}
+
+#[tokio::test]
+async fn a_failed_copy_for_backups_is_counted_and_written_with_the_next_commit() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let failed = Counter::default();
+    let mut store = Embedded::open(dir.path(), failed.clone()).expect("a store");
+    // A folder in place of the file stands for a disk that is full: it cannot be replaced by a file.
+    let copy = dir.path().join("registry.snapshot");
+    std::fs::create_dir(&copy).expect("a folder");
+    let mut version = Version(1);
+    for seq in 1..=2 {
+        version = store.commit(version, &[list(1, seq)], None).await.expect("the store itself works");
+        assert_eq!(failed.get(), seq);
+    }
+    std::fs::remove_dir(&copy).expect("a folder of ours");
+    store.commit(version, &[list(1, 3)], None).await.expect("a commit");
+    assert_eq!(failed.get(), 2);
+    let backup = Snapshot::decode(&read_snapshot(dir.path()).expect("a copy")).expect("a valid one");
+    assert_eq!(backup.entries().len(), 1);
 }
 
 /// The store's content in a fixed order.
@@ -217,7 +237,7 @@ async fn keeps_its_promises(open: impl AsyncFn() -> Box<dyn Store>) {
 #[tokio::test]
 async fn the_embedded_store_keeps_its_promises() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let open = async || Box::new(Embedded::open(dir.path()).expect("a store")) as Box<dyn Store>;
+    let open = async || Box::new(Embedded::open(dir.path(), Counter::default()).expect("a store")) as Box<dyn Store>;
     keeps_its_promises(open).await;
 }
 
