@@ -26,6 +26,7 @@ use axum::{
 };
 use chappe_common::{
     beacon::SignedBeacon,
+    keys::NodeId,
     list_request::ListRequest,
     reachability,
     record::{NodeLeave, NodeRecord, SignedRecord},
@@ -49,6 +50,7 @@ use crate::{
     dial::{DialError, Dialer},
     door::DoorProber,
     join_page,
+    limits::NodeLimiter,
     live::Live,
     metrics::{DialLabel, DialOutcome, Metrics, OutcomeLabel},
     owner::{OwnerError, OwnerHandle, StoreFailure, clock},
@@ -85,6 +87,7 @@ pub(crate) struct AppState {
     pub(crate) dialer: Dialer,
     pub(crate) doors: DoorProber,
     pub(crate) live: Arc<Live>,
+    pub(crate) nodes: NodeLimiter,
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the warning about a proxy's headers was logged.
     pub(crate) proxy_warning_logged: AtomicBool,
@@ -235,7 +238,23 @@ async fn leave(
 
 async fn try_leave(app: &AppState, client: IpAddr, body: Body) -> Result<(), Rejection> {
     let leave: Signed<NodeLeave> = decode(app, client, body).await?;
+    check_node_rate(app, client, leave.node, |listing| leave.ends(&listing.record)).await?;
     Ok(app.owner.leave(leave).await?)
+}
+
+/// Counts a request of a listed node. What is not new to the listing changes nothing and is not counted: otherwise whoever repeats
+/// a node's request could use up its rate.
+async fn check_node_rate(
+    app: &AppState,
+    client: IpAddr,
+    node: NodeId,
+    is_new: impl FnOnce(&Listing) -> bool,
+) -> Result<(), Rejection> {
+    let counts = app.owner.listing(node).await.is_some_and(|listing| is_new(&listing));
+    if counts && !app.live.exempt.contains(client) && !app.nodes.allows(node) {
+        return Err(Rejection::RateLimited);
+    }
+    Ok(())
 }
 
 async fn remove(
@@ -293,6 +312,9 @@ async fn full_directory(
 
 async fn try_list_request(app: &AppState, client: IpAddr, body: Body) -> Result<(), Rejection> {
     let request: Signed<ListRequest> = decode(app, client, body).await?;
+    if app.published.load().accepts(&request, clock().secs()) {
+        check_node_rate(app, client, NodeId::new(request.key), |listing| listing.asked < request.seq).await?;
+    }
     Ok(app.owner.accept_list_request(request).await?)
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use chappe_common::keys::NodeId;
 use governor::{DefaultKeyedRateLimiter, Quota};
 use ipnet::IpNet;
 
@@ -89,6 +90,33 @@ impl SourceLimiter {
     /// Drops the sources that have been inactive for long enough.
     pub(crate) fn drop_inactive(&self) {
         self.limiter.load().retain_recent();
+    }
+}
+
+/// Signed requests of a listed node in a minute, from whatever sources it sends them. Each list request takes a commit and a
+/// response of up to half a megabyte, and each leave a new directory. A lone node requests the list about ten times in its first
+/// minute, and then every ten minutes; the rest is for restarts.
+const NODE_PER_MINUTE: u32 = 30;
+
+/// A rate limit for each listed node. A source is only a /64, and whoever rents a /48 has thousands of these.
+pub(crate) struct NodeLimiter(DefaultKeyedRateLimiter<NodeId>);
+
+impl Default for NodeLimiter {
+    fn default() -> Self {
+        Self(DefaultKeyedRateLimiter::keyed(Quota::per_minute(NonZeroU32::new(NODE_PER_MINUTE).expect("not 0"))))
+    }
+}
+
+impl NodeLimiter {
+    /// Whether the node may send one more request. If so, counts it. The caller checks that the node is listed, which bounds the
+    /// number of entries.
+    pub(crate) fn allows(&self, node: NodeId) -> bool {
+        self.0.check_key(&node).is_ok()
+    }
+
+    /// Drops the counts of nodes that have sent nothing for long enough.
+    pub(crate) fn drop_inactive(&self) {
+        self.0.retain_recent();
     }
 }
 

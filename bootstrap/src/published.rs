@@ -12,8 +12,10 @@ use bytes::Bytes;
 use chappe_common::{
     federation::FederationId,
     keys::NodeId,
+    list_request::ListRequest,
     record::SignedRecord,
     signed::{SignError, Signed},
+    time::UnixTime,
 };
 use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
@@ -125,6 +127,11 @@ impl Published {
     /// Whether the node is listed, even if it is not public.
     pub(crate) fn is_listed(&self, node: &NodeId) -> bool {
         self.listings.contains_key(node)
+    }
+
+    /// Whether a list request is for this registry, and of now.
+    pub(crate) fn accepts(&self, request: &ListRequest, now: UnixTime) -> bool {
+        request.check(self.federation(), &self.directories.online.key.public(), now).is_ok()
     }
 
     /// Number of public nodes.

@@ -33,6 +33,7 @@ use crate::{
     door::DoorProber,
     http::{AppState, admin_router, health_router, router},
     keys::{KeyFileError, load_delegations, load_secret_key, load_statements},
+    limits::NodeLimiter,
     live::Live,
     metrics::Metrics,
     owner::{Owner, SigningConfig, clock},
@@ -215,6 +216,7 @@ impl Bootstrap {
             dialer,
             doors,
             live: Arc::clone(&live),
+            nodes: NodeLimiter::default(),
             metrics: Arc::clone(&metrics),
             proxy_warning_logged: AtomicBool::new(false),
             started: Instant::now(),
@@ -371,6 +373,7 @@ async fn drop_inactive(app: Arc<AppState>, stop: CancellationToken) {
     while stop.run_until_cancelled(every.tick()).await.is_some() {
         app.live.drop_inactive();
         app.doors.drop_inactive();
+        app.nodes.drop_inactive();
     }
 }
 

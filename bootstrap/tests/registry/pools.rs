@@ -101,6 +101,31 @@ async fn a_listed_node_that_proves_its_key_sees_all_and_its_request_is_good_once
 }
 
 #[tokio::test]
+async fn a_node_requests_the_list_at_a_rate_of_its_own_from_whatever_sources() {
+    let (fixture, nodes) = with_nodes(2).await;
+    let first = millis();
+    let mut accepted = 0;
+    // Each from a source of its own. A slow machine allows a few more while the allowance refills.
+    let refused = loop {
+        assert!(accepted < 100, "{accepted} were accepted");
+        let request = fixture.list_request(&nodes[0].key, first + accepted, Load::Idle);
+        let sent = fixture.http.post(format!("{}/v1/directory", fixture.base)).body(request.as_bytes().clone());
+        let sent = sent.header("x-forwarded-for", format!("2001:db8:0:{accepted:x}::1")).send().await;
+        match sent.expect("an answer").status() {
+            StatusCode::OK => accepted += 1,
+            status => break status,
+        }
+    };
+    assert!(accepted >= 30 && refused == StatusCode::TOO_MANY_REQUESTS, "{accepted}, {refused}");
+    // What others repeat of another node's requests is not counted as that node's.
+    for _ in 0..40 {
+        let again = fixture.ask_for_all(&nodes[1].key, first, Load::Idle).await;
+        assert!(again.is_ok() || again == Err("stale".to_owned()), "{again:?}");
+    }
+    assert!(fixture.ask_for_all(&nodes[1].key, first + 1, Load::Idle).await.is_ok());
+}
+
+#[tokio::test]
 async fn the_operator_sees_all_by_root_or_online_key() {
     use chappe_bootstrap::keys;
     let (fixture, _nodes) = with_nodes(9).await;
