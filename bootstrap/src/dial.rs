@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use crate::{
     dial_limiter::DialLimiter,
     limits::{ExemptNetworks, SourceLimiter},
-    live::Live,
+    live::LiveConfig,
     rules::{Listing, counted_addrs},
 };
 
@@ -58,10 +58,7 @@ pub(crate) fn may_dial(address: IpAddr, client: IpAddr, exempt: &ExemptNetworks)
     let (address, client) = (address.to_canonical(), client.to_canonical());
     // Both loopback addresses are this machine.
     let is_own = |ip: IpAddr| ip == IpAddr::from(Ipv4Addr::LOCALHOST) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
-    special::is_public(address)
-        || address == client
-        || (is_own(address) && is_own(client))
-        || exempt.contains(address)
+    special::is_public(address) || address == client || (is_own(address) && is_own(client)) || exempt.contains(address)
 }
 
 /// Dials nodes back, with a key that is created at start.
@@ -82,7 +79,7 @@ impl Dialer {
     ///
     /// # Errors
     /// There is neither.
-    pub(crate) fn bind(limit: Duration, live: &Live, key: SecretKey) -> io::Result<Self> {
+    pub(crate) fn bind(limit: Duration, live: &LiveConfig, key: SecretKey) -> io::Result<Self> {
         let v4 = Endpoint::client(SocketAddr::from(([0; 4], 0)));
         let v6 = Endpoint::client(SocketAddr::from(([0; 16], 0))).ok();
         let (v4, v6) = match (v4, v6) {

@@ -164,6 +164,8 @@ mod tests {
         let taken: Vec<_> =
             (0..100).filter_map(|_| limiter.try_acquire([10, 0, 0, 1].into(), node(1), false)).collect();
         assert_eq!(taken.len(), 24);
-        assert!(DialLimiter::new(1, ExemptNetworks::default()).try_acquire([192, 0, 2, 1].into(), node(1), false).is_some());
+        assert!(
+            DialLimiter::new(1, ExemptNetworks::default()).try_acquire([192, 0, 2, 1].into(), node(1), false).is_some()
+        );
     }
 }

@@ -22,7 +22,7 @@ use url::Host;
 use crate::{
     dial::may_dial,
     limits::{ExemptNetworks, SourceLimiter},
-    live::Live,
+    live::LiveConfig,
     lookup_limiter::LookupLimiter,
     metrics::Metrics,
     rules::{DoorTry, Fault, Listing, is_of_network},
@@ -86,15 +86,11 @@ impl DoorProber {
     ///
     /// # Errors
     /// A provider of DNS over HTTPS is invalid.
-    pub(crate) fn new(
-        live: &Live,
-        tls: Arc<ClientConfig>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, SetupError> {
+    pub(crate) fn new(live: &LiveConfig, tls: Arc<ClientConfig>, metrics: Arc<Metrics>) -> Result<Self, SetupError> {
         Ok(Self::over(Net::over_https(&Provider::defaults(), tls)?, live, metrics))
     }
 
-    fn over(net: Net, live: &Live, metrics: Arc<Metrics>) -> Self {
+    fn over(net: Net, live: &LiveConfig, metrics: Arc<Metrics>) -> Self {
         Self {
             net,
             exempt: live.exempt.clone(),
@@ -266,7 +262,7 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         // Without providers, each lookup fails at once.
         let net = Net::over_https(&[], chappe_discovery::tls::config()).expect("no provider is invalid");
-        let doors = DoorProber::over(net, &Live::new(&BootstrapConfig::default()), Arc::clone(&metrics));
+        let doors = DoorProber::over(net, &LiveConfig::new(&BootstrapConfig::default()), Arc::clone(&metrics));
         let listing = listing_with_names();
         for _ in 0..5 {
             assert_eq!(doors.probe(&listing).await, DoorTry::NotTried);

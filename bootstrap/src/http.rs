@@ -51,7 +51,7 @@ use crate::{
     door::DoorProber,
     join_page,
     limits::NodeLimiter,
-    live::Live,
+    live::LiveConfig,
     metrics::{DialLabel, DialOutcome, Metrics, OutcomeLabel},
     owner::{OwnerError, OwnerHandle, StoreFailure, clock},
     published::{Page, Published},
@@ -86,7 +86,7 @@ pub(crate) struct AppState {
     pub(crate) statements: Arc<StatementsFile>,
     pub(crate) dialer: Dialer,
     pub(crate) doors: DoorProber,
-    pub(crate) live: Arc<Live>,
+    pub(crate) live: Arc<LiveConfig>,
     pub(crate) nodes: NodeLimiter,
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the warning about a proxy's headers was logged.

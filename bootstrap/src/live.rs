@@ -27,7 +27,7 @@ const RELOADED: [&str; 2] = ["bootstrap.log", "http.trusted_proxies"];
 const FIXED_LIMITS: [&str; 1] = ["limits.max_nodes"];
 
 /// The values that are replaced while the registry runs. Connections, requests and dials that begin later use them.
-pub(crate) struct Live {
+pub(crate) struct LiveConfig {
     pub(crate) trusted_proxies: ArcSwap<Vec<IpNet>>,
     pub(crate) max_connections: Arc<AtomicUsize>,
     /// New connections to the public interface.
@@ -47,13 +47,19 @@ pub(crate) struct Live {
     in_use: Mutex<BootstrapConfig>,
 }
 
-impl fmt::Debug for Live {
+/// A limiter, and its rate in a configuration.
+struct LiveLimiter<'a> {
+    limiter: &'a SourceLimiter,
+    per_minute: fn(&LimitsSection) -> u32,
+}
+
+impl fmt::Debug for LiveConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Live").finish_non_exhaustive()
+        f.debug_struct("LiveConfig").finish_non_exhaustive()
     }
 }
 
-impl Live {
+impl LiveConfig {
     pub(crate) fn new(config: &BootstrapConfig) -> Self {
         let limits = &config.limits;
         let exempt = ExemptNetworks::from(&*limits.exempt);
@@ -74,21 +80,21 @@ impl Live {
         }
     }
 
-    /// All limiters of sources and addresses, each with its rate in a configuration.
-    fn rates(&self) -> [(&SourceLimiter, fn(&LimitsSection) -> u32); 6] {
+    /// All limiters of sources and addresses.
+    fn limiters(&self) -> [LiveLimiter<'_>; 6] {
         [
-            (&self.connections, |limits| limits.connections_per_minute),
-            (&self.admin_connections, |limits| limits.connections_per_minute),
-            (&self.requests, |limits| limits.requests_per_minute),
-            (&self.registrations, |limits| limits.registrations_per_minute),
-            (&self.dial_targets, |limits| limits.dials_per_minute),
-            (&self.door_targets, |limits| limits.dials_per_minute),
+            LiveLimiter { limiter: &self.connections, per_minute: |limits| limits.connections_per_minute },
+            LiveLimiter { limiter: &self.admin_connections, per_minute: |limits| limits.connections_per_minute },
+            LiveLimiter { limiter: &self.requests, per_minute: |limits| limits.requests_per_minute },
+            LiveLimiter { limiter: &self.registrations, per_minute: |limits| limits.registrations_per_minute },
+            LiveLimiter { limiter: &self.dial_targets, per_minute: |limits| limits.dials_per_minute },
+            LiveLimiter { limiter: &self.door_targets, per_minute: |limits| limits.dials_per_minute },
         ]
     }
 
     /// Drops the sources and addresses that have been inactive for long enough.
     pub(crate) fn drop_inactive(&self) {
-        self.rates().into_iter().for_each(|(limiter, _)| limiter.drop_inactive());
+        self.limiters().into_iter().for_each(|one| one.limiter.drop_inactive());
     }
 
     /// Replaces the values. Sources begin with their whole allowance again if its rate has changed.
@@ -102,9 +108,9 @@ impl Live {
         let limits = &new.limits;
         self.trusted_proxies.store(Arc::new(new.http.trusted_proxies.clone()));
         self.max_connections.store(limits.max_connections, Ordering::Relaxed);
-        for (limiter, rate) in self.rates() {
-            if rate(&in_use.limits) != rate(limits) {
-                limiter.set_rate(rate(limits));
+        for LiveLimiter { limiter, per_minute } in self.limiters() {
+            if per_minute(&in_use.limits) != per_minute(limits) {
+                limiter.set_rate(per_minute(limits));
             }
         }
         self.dials.set_max_dials(limits.max_dials);
@@ -151,7 +157,7 @@ mod tests {
         new.caps.ipv4_24 = 1;
         new.limits.max_nodes = 9;
         new.directory.lifetime /= 2;
-        let live = Live::new(&old);
+        let live = LiveConfig::new(&old);
         let changed = live.reload(&new).expect("a valid configuration");
         let reloaded: Vec<_> = [
             "bootstrap.log",

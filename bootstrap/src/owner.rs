@@ -404,7 +404,11 @@ impl Owner {
 
     fn apply_update(&mut self, update: StoreUpdate, now: Millis) -> Version {
         if update.damaged > 0 {
-            tracing::warn!(store = self.store.name(), entries = update.damaged, "ignoring damaged entries in the store");
+            tracing::warn!(
+                store = self.store.name(),
+                entries = update.damaged,
+                "ignoring damaged entries in the store"
+            );
         }
         if update.lost_door_histories > 0 {
             tracing::warn!(

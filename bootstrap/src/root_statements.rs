@@ -94,7 +94,10 @@ impl StatementsFile {
         match error {
             Some(error) if !had_failed => {
                 let error: &dyn std::error::Error = error;
-                tracing::error!(error, "cannot store a revocation, so it has no effect; send it again when the disk is in order");
+                tracing::error!(
+                    error,
+                    "cannot store a revocation, so it has no effect; send it again when the disk is in order"
+                );
             }
             None if had_failed => tracing::info!("revocations are stored again"),
             _ => {}

@@ -30,7 +30,7 @@ use crate::{
     config::BootstrapConfig,
     http::Peer,
     limits::SourceLimiter,
-    live::Live,
+    live::LiveConfig,
     metrics::{ConnectionLabel, ConnectionRejection, Metrics},
 };
 
@@ -55,7 +55,7 @@ pub(crate) struct Server {
     pub(crate) max_connections: Arc<AtomicUsize>,
     /// The rate of new connections.
     pub(crate) sources: Arc<SourceLimiter>,
-    pub(crate) live: Arc<Live>,
+    pub(crate) live: Arc<LiveConfig>,
     pub(crate) config: BootstrapConfig,
     pub(crate) metrics: Arc<Metrics>,
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use axum::Router;
 use chappe_common::{
     changed_keys::ChangedKeys, directory::Delegation, keys::SecretKey, signed::Signed, task_failure::TaskFailure,
 };
@@ -33,8 +34,8 @@ use crate::{
     door::DoorProber,
     http::{AppState, admin_router, health_router, router},
     keys::{KeyFileError, load_delegations, load_secret_key, load_statements},
-    limits::NodeLimiter,
-    live::Live,
+    limits::{NodeLimiter, SourceLimiter},
+    live::LiveConfig,
     metrics::Metrics,
     owner::{Owner, SigningConfig, clock},
     probe,
@@ -126,7 +127,7 @@ pub struct Bootstrap {
     published: Arc<ArcSwap<Published>>,
     stop: CancellationToken,
     drain: Duration,
-    live: Arc<Live>,
+    live: Arc<LiveConfig>,
     servers: ServiceTasks,
     tasks: ServiceTasks,
     tasks_stop: CancellationToken,
@@ -180,7 +181,7 @@ impl Bootstrap {
             (None, Some(addr)) => Some(bind(addr, "admin.listen").await?),
             (None, None) => None,
         };
-        let live = Arc::new(Live::new(&config));
+        let live = Arc::new(LiveConfig::new(&config));
         let dial_key = SecretKey::generate().map_err(StartError::Random)?;
         let dialer = Dialer::bind(config.times.dial, &live, dial_key).map_err(StartError::Dialer)?;
         let metrics = Arc::new(Metrics::default());
@@ -228,32 +229,38 @@ impl Bootstrap {
         let file = BeaconFile::new(federation.beacon.clone(), trust, Arc::clone(&app.beacon));
         bootstrap.tasks.spawn("beacon", file.watch(bootstrap.tasks_stop.clone()));
         bootstrap.tasks.spawn("root statements", statements.watch(bootstrap.tasks_stop.clone()));
-        let servers = [
-            (
-                "http",
-                Some(listener),
-                router(Arc::clone(&app)),
-                Arc::clone(&live.max_connections),
-                Arc::clone(&live.connections),
-            ),
-            (
-                "admin",
-                admin_listener,
-                admin_router(Arc::clone(&app)),
-                Arc::new(AtomicUsize::new(MAX_ADMIN_CONNECTIONS)),
-                Arc::clone(&live.admin_connections),
-            ),
-        ];
-        for (task, listener, router, max_connections, sources) in servers {
-            if let Some(listener) = listener {
-                let (health_router, metrics) = (health_router(Arc::clone(&app)), Arc::clone(&metrics));
-                let (live, config) = (Arc::clone(&live), config.clone());
-                let server =
-                    Server { listener, router, health_router, max_connections, sources, live, config, metrics };
-                bootstrap.servers.spawn(task, server.run(bootstrap.stop.clone()));
-            }
+        let public = Interface {
+            listener,
+            router: router(Arc::clone(&app)),
+            max_connections: Arc::clone(&live.max_connections),
+            sources: Arc::clone(&live.connections),
+        };
+        bootstrap.serve("http", public, &app);
+        if let Some(listener) = admin_listener {
+            let admin = Interface {
+                listener,
+                router: admin_router(Arc::clone(&app)),
+                max_connections: Arc::new(AtomicUsize::new(MAX_ADMIN_CONNECTIONS)),
+                sources: Arc::clone(&live.admin_connections),
+            };
+            bootstrap.serve("admin", admin, &app);
         }
         Ok(bootstrap)
+    }
+
+    fn serve(&mut self, task: &'static str, interface: Interface, app: &Arc<AppState>) {
+        let Interface { listener, router, max_connections, sources } = interface;
+        let server = Server {
+            listener,
+            router,
+            health_router: health_router(Arc::clone(app)),
+            max_connections,
+            sources,
+            live: Arc::clone(&app.live),
+            config: app.config.clone(),
+            metrics: Arc::clone(&app.metrics),
+        };
+        self.servers.spawn(task, server.run(self.stop.clone()));
     }
 
     /// Replaces the values that may change in a running registry. Returns the changed keys.
@@ -307,6 +314,15 @@ impl Bootstrap {
             self.tasks.0.shutdown().await;
         }
     }
+}
+
+/// What differs between the public interface and the operator's.
+struct Interface {
+    listener: TcpListener,
+    router: Router,
+    max_connections: Arc<AtomicUsize>,
+    /// The rate of new connections.
+    sources: Arc<SourceLimiter>,
 }
 
 /// Tasks that run until the registry is shut down.
