@@ -369,3 +369,18 @@ async fn a_restarted_node_finds_back_though_the_registry_is_gone_and_its_records
     federation.settle().await;
     federation.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_is_no_member_any_more_while_its_clients_are_still_leaving() {
+    let mut federation = Federation::start(3, |config| config.times.drain = Duration::from_secs(60)).await;
+    let stopping = federation.nodes.remove(2);
+    let mut client = Raw::connect(stopping.client_url()).await;
+    let stopped = tokio::spawn(stopping.shutdown());
+    client.expect("going_away").await;
+    // Members draw homes, observers and witnesses of addresses from their members alone.
+    federation.settle().await;
+    assert!(!stopped.is_finished(), "it waits for its client");
+    drop(client);
+    stopped.await.expect("a clean stop");
+    federation.shutdown().await;
+}
