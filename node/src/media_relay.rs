@@ -267,6 +267,13 @@ impl MediaRelay {
         self.relay.drain();
     }
 
+    /// Whether the relay may have allocations. Until its thread has taken [`Self::drain`] or a lower budget, it may make
+    /// new ones, and those of the last second may not be counted.
+    pub(crate) fn may_have_allocations(&self) -> bool {
+        let snapshot = self.relay.snapshot();
+        snapshot.is_running && (snapshot.budget == BudgetLevel::Open || snapshot.allocations > 0)
+    }
+
     /// Stops the relay, and waits until its thread has ended. Blocks for a moment.
     pub(crate) fn stop(&self) {
         self.relay.stop();
@@ -428,8 +435,9 @@ mod tests {
             assert_eq!((relay.stun_urls(), relay.urls()[0].clone()), (vec![stun.clone()], stun));
             assert!(relay.is_offered() && relay.makes_allocations());
         }
+        assert!(relay.may_have_allocations(), "it makes new ones");
         relay.stop();
-        assert!(!relay.is_offered());
+        assert!(!relay.is_offered() && !relay.may_have_allocations());
         assert_eq!(relay.state(), RelayState::Stopped);
     }
 

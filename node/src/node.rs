@@ -508,7 +508,7 @@ mod tests {
         Node::spawn(config).await.expect("a node")
     }
 
-    /// The relay's thread drops this when it stops, and then waits for the test.
+    /// The relay's thread drops this when it closes the connection or stops, and then waits for the test.
     struct Held {
         is_dropped: Option<oneshot::Sender<()>>,
         release: mpsc::Receiver<()>,
@@ -521,28 +521,68 @@ mod tests {
         }
     }
 
+    fn with_relay(config: &mut NodeConfig) {
+        config.turn.listen = vec![([127, 0, 0, 1], 0).into()];
+        config.turn.allowed_peers = vec!["127.0.0.0/8".parse().expect("a network")];
+    }
+
+    /// A connection of the relay.
+    struct Holding {
+        _other_end: std::net::TcpListener,
+        /// The relay's thread closes the connection, and waits.
+        closed: oneshot::Receiver<()>,
+        release: mpsc::Sender<()>,
+    }
+
+    /// Gives the relay a connection that has sent these bytes.
+    fn hold(relay: &MediaRelay, received: &[u8]) -> Holding {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let socket = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let addr = socket.local_addr().expect("an address");
+        let ((is_dropped, closed), (release, released)) = (oneshot::channel(), mpsc::channel());
+        let guard = Box::new(Held { is_dropped: Some(is_dropped), release: released });
+        let received = received.to_vec();
+        relay.add_stream(NewStream { socket, addr, tls: None, received, guard }).expect("it is taken");
+        Holding { _other_end: listener, closed, release }
+    }
+
     // All tasks of the node share one thread.
     #[tokio::test]
     async fn a_node_that_waits_for_the_end_of_its_relay_goes_on_with_its_other_tasks() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let node = node_with(dir.path(), |config| {
-            config.turn.listen = vec![([127, 0, 0, 1], 0).into()];
-            config.turn.allowed_peers = vec!["127.0.0.0/8".parse().expect("a network")];
-        })
-        .await;
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let socket = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
-        let addr = socket.local_addr().expect("an address");
-        let ((is_dropped, dropped), (release, released)) = (oneshot::channel(), mpsc::channel());
-        let guard = Box::new(Held { is_dropped: Some(is_dropped), release: released });
+        let node = node_with(dir.path(), with_relay).await;
         let relay = node.core.media_relay.clone().expect("it is on");
-        relay.add_stream(NewStream { socket, addr, tls: None, received: Vec::new(), guard }).expect("it is taken");
+        let Holding { _other_end, closed, release } = hold(&relay, b"");
         let release = async {
-            dropped.await.expect("the relay's thread ends");
+            closed.await.expect("the relay's thread ends");
             release.send(()).expect("it still waits");
         };
         tokio::join!(node.shutdown(), release);
         assert!(!relay.is_running());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_leaves_does_not_trust_a_count_of_allocations_from_before() {
+        const DRAIN: Duration = Duration::from_millis(500);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let node = node_with(dir.path(), with_relay).await;
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while !node.presence.is_present() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("it joins");
+        let relay = node.core.media_relay.clone().expect("it is on");
+        // The relay closes a connection that is no STUN.
+        let Holding { _other_end, closed, release } = hold(&relay, b"\xff\xff\xff\xff");
+        closed.await.expect("it is closed");
+        relay.drain();
+        let since = Instant::now();
+        node.presence.leave(DRAIN).await;
+        assert!(since.elapsed() >= DRAIN, "{:?}", since.elapsed());
+        drop(release);
+        node.shutdown().await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

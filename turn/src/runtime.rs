@@ -115,7 +115,8 @@ pub struct Snapshot {
     pub allocations: usize,
     /// Current TCP and TLS connections.
     pub streams: usize,
-    /// What the budget allows.
+    /// What the budget and [`Relay::drain`] allow, as the thread applies it. `allocations` is counted after that: from
+    /// [`BudgetLevel::NoAllocations`] on, it may be too high for a second, but never too low.
     pub budget: BudgetLevel,
     /// Whether the relay runs. It stops if its epoll fails.
     pub is_running: bool,
@@ -211,7 +212,8 @@ impl Relay {
         self.wake();
     }
 
-    /// Stops making allocations. Existing ones continue until the relay is dropped.
+    /// Stops making allocations, as soon as [`Snapshot::budget`] says so. Existing ones continue until the relay is dropped.
+    /// Does not wait.
     pub fn drain(&self) {
         self.shared.is_draining.store(true, Ordering::Relaxed);
         self.wake();

@@ -358,6 +358,11 @@ impl Server {
         }
     }
 
+    /// The level that was set last.
+    pub const fn budget(&self) -> BudgetLevel {
+        self.budget
+    }
+
     /// Sets the external address of its family. If it changes, the allocations of that family end: peers no longer reach
     /// them.
     pub fn set_external(&mut self, sockets: &mut impl RelaySockets, ip: IpAddr) {

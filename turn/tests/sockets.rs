@@ -401,6 +401,22 @@ fn a_busy_relay_blocks_no_caller_and_refuses_connections_beyond_its_queue() {
 }
 
 #[test]
+fn a_relay_says_that_it_makes_no_allocations_together_with_the_count_of_those_made_before() {
+    let stops: [fn(&Relay); 2] = [Relay::drain, |relay| relay.set_budget(BudgetLevel::NoAllocations)];
+    for stop in stops {
+        let (relay, addr) = start();
+        let mut client = udp(addr);
+        allocate(&mut client);
+        let busy = keep_busy(&relay);
+        stop(&relay);
+        assert_eq!(relay.snapshot().budget, BudgetLevel::Open, "the thread has not taken it yet");
+        drop(busy);
+        let closed = eventually(&relay, "it is taken", |snapshot| snapshot.budget == BudgetLevel::NoAllocations);
+        assert_eq!(closed.allocations, 1);
+    }
+}
+
+#[test]
 fn a_relay_that_is_dropped_does_not_wait_for_its_thread() {
     let (relay, _) = start();
     let _busy = keep_busy(&relay);

@@ -61,6 +61,7 @@ pub(super) struct EventLoop {
     stream_buffer: Box<[u8]>,
     new_streams: Receiver<Box<NewStream>>,
     shared: Arc<Shared>,
+    /// What the budget allows. While the relay drains, the server may have a lower level.
     budget: BudgetLevel,
     /// The number of this turn. A turn is one wait of the epoll and the handling of its events.
     turn: u32,
@@ -363,7 +364,7 @@ impl EventLoop {
             },
             allocations: self.server.allocations(),
             streams: self.egress.streams.len(),
-            budget: self.budget,
+            budget: self.server.budget(),
             is_running: true,
         };
     }
