@@ -41,7 +41,7 @@ impl NodesInUse {
             Purpose::Pairing => Purpose::Inboxes,
         };
         let mut nodes = self.discovery.recently_used(other);
-        // A session may have begun before what is remembered.
+        // The cache remembers a day, and a session may be older.
         nodes.extend(claimed.iter().filter(|(_, purpose)| *purpose == other).map(|(node, _)| *node));
         nodes
     }

@@ -148,7 +148,7 @@ impl Client {
 
     async fn register_code(&self, mut phrase: Phrase, span: Span) -> Result<ShownCode, PairError> {
         let mut registration = Registration::new();
-        let (mut connection, claim) = self.pairing_connection(None).await?;
+        let (mut connection, claim) = self.pairing_connection(&[]).await?;
         for _ in 0..MAX_COLLISIONS {
             if registration.register(&mut connection, phrase.locator()).await? {
                 let until = Instant::now() + CODE_LIFETIME;
@@ -159,8 +159,8 @@ impl Client {
         Err(PairError::NotRegistered)
     }
 
-    /// Connects to another node than those of the client's sessions and the one that it `left`, if there is one.
-    async fn pairing_connection(&self, left: Option<NodeId>) -> Result<(Connection, NodeClaim), PairError> {
+    /// Connects to another node than those of the client's inboxes and those that it `left`, if there is one.
+    async fn pairing_connection(&self, left: &[NodeId]) -> Result<(Connection, NodeClaim), PairError> {
         loop {
             let mut avoid = self.nodes_in_use().to_avoid(Purpose::Pairing);
             avoid.extend(left);
@@ -185,7 +185,7 @@ impl Client {
 
     async fn pair_by(&self, code: &Phrase) -> Result<Paired, PairError> {
         let mut registration = Registration::new();
-        let (mut connection, _claim) = self.pairing_connection(None).await?;
+        let (mut connection, _claim) = self.pairing_connection(&[]).await?;
         let mut own = PairingCode::from_random(rand::rng().next_u32());
         let mut collisions = 0;
         while !registration.register(&mut connection, own).await? {
@@ -316,20 +316,24 @@ impl ShownCode {
     /// Registers the code at another node. Its homes accept the key that registered it before, even if the old node
     /// has not noticed the lost connection.
     async fn register_again(&mut self) -> Result<(), PairError> {
-        let left = self.connection.node();
+        let mut left = vec![self.connection.node()];
         let mut pause = REGISTER_AGAIN;
         loop {
             let attempt = async {
-                let (mut connection, claim) = self.client.pairing_connection(Some(left)).await?;
-                let registered = self.registration.register(&mut connection, self.phrase.locator()).await?;
-                Ok::<_, PairError>(registered.then_some((connection, claim)))
+                let (mut connection, claim) = self.client.pairing_connection(&left).await?;
+                let registered = self.registration.register(&mut connection, self.phrase.locator()).await;
+                Ok::<_, PairError>((connection, claim, registered))
             };
             // Errors are retried until the code expires.
-            let attempt = timeout_at(self.until, attempt).await.map_err(|_| PairError::TimedOut)?;
-            if let Ok(Some((connection, claim))) = attempt {
-                self.connection = connection;
-                self.claim = claim;
-                return Ok(());
+            match timeout_at(self.until, attempt).await.map_err(|_| PairError::TimedOut)? {
+                Ok((connection, claim, Ok(true))) => {
+                    self.connection = connection;
+                    self.claim = claim;
+                    return Ok(());
+                }
+                // The next attempt prefers another node.
+                Ok((connection, ..)) => left.push(connection.node()),
+                Err(_) => {}
             }
             tracing::debug!(pause = ?pause, "cannot register the code again yet");
             timeout_at(self.until, tokio::time::sleep(pause)).await.map_err(|_| PairError::TimedOut)?;

@@ -337,7 +337,7 @@ impl Race {
         if let Choice::One(at) = self.selector.choose(&self.to_retry, |_| true, &mut self.rng) {
             return Some((self.to_retry.swap_remove(at), true));
         }
-        // Avoided nodes wait until all sources have answered and all other dials have failed.
+        // Avoided nodes wait until all sources have answered and all other dials have failed, or until `AVOIDED_AFTER`.
         let others = !self.dials.is_empty() || self.slots.iter().any(|slot| slot.query != QueryState::Answered);
         let others = others && now < AVOIDED_AFTER;
         match self.selector.choose(&self.avoided, |_| !others, &mut self.rng) {

@@ -22,6 +22,7 @@ export {
   type FoundNode,
   type NodeCheck,
   type NodeFinder,
+  type Purpose,
   type SourceReport,
 } from "./core/node-finder.js";
 export type { Description, MediaStates } from "./core/outbox.js";

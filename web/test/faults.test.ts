@@ -340,7 +340,7 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
       () => tab.run("log"),
       (log) => log.some(({ event }) => event === "nodechecked"),
     );
-    expect(JSON.stringify(checked)).toContain("its list is older than one that was seen before");
+    expect(JSON.stringify(checked)).toContain("its list is older than a known one");
     await tab.run("close");
   }, 150_000);
 

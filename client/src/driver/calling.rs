@@ -99,7 +99,10 @@ impl Driver {
         let Some(session) = self.sessions.get(serial) else { return };
         let Ok(inbox) = Inbox::from_base64url(&message.to) else { return };
         let Some((contact, pairing)) = session.leases.owner(inbox) else { return };
-        let Some(contact) = self.profile.contact(contact).cloned() else { return };
+        // A node may not have detached the inbox of a blocked contact yet.
+        let Some(contact) = self.profile.contact(contact).filter(|contact| !contact.is_blocked()).cloned() else {
+            return;
+        };
         let Some(pairing) = contact.pairings().iter().find(|known| known.id() == pairing).cloned() else { return };
         let Ok(envelope) = Envelope::parse(&message.payload) else {
             tracing::debug!(kind = kind.as_str(), "dropped a payload: not an envelope");

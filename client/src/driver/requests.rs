@@ -17,7 +17,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) enum Expected {
     /// The outcome for these inboxes, in the order of the message.
     Attached(Vec<RequestedInbox>),
-    /// Told when the node has responded, and dropped when it does not.
+    /// Completed when the node responds, dropped if it does not.
     Detached(oneshot::Sender<()>),
     /// The callee's lease. With `recheck`, only to see whether the callee has moved; otherwise to send the first message
     /// of the call's outbox.

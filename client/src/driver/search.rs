@@ -50,7 +50,7 @@ pub(super) enum SearchEvent {
 /// A search that is over.
 pub(super) struct Finished {
     pub(super) outcome: SearchOutcome,
-    /// The nodes of pairing codes that the search knew: it has avoided them, or the one before found nothing else.
+    /// The nodes of pairing codes that were known when the search began. It avoided them, so they may be used if found.
     pub(super) accepted: Vec<NodeId>,
 }
 

@@ -33,7 +33,7 @@ const LONG_SILENT: Duration = Duration::from_secs(7 * 24 * 3600);
 const SILENT_PAUSE: Duration = Duration::from_secs(6 * 3600);
 /// Maximal count of successes and of failures.
 const MAX_COUNT: u32 = 8;
-/// How long it is remembered what a node was used for. A node knows the inboxes of a day at most.
+/// How long the client remembers what it used a node for. A node knows the inboxes of at most a day.
 const SEPARATION: Duration = Duration::from_secs(24 * 3600);
 
 /// What a client uses a node for.

@@ -326,7 +326,7 @@ export class Client extends TypedEventTarget<ClientEvents> {
     return this.#signalling.iceServers();
   }
 
-  /** Removes a contact, for example because the words differed. */
+  /** Removes a contact, for example because the words differed. Waits as {@link blockContact} does. */
   removeContact(contact: ContactId): Promise<void> {
     return this.#signalling.removeContact(contact);
   }

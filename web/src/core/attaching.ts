@@ -108,9 +108,10 @@ export class Attaching {
     return this.#sessions;
   }
 
-  /** Applies a change of the contacts to the session in use. Resolves when the node has answered, or will not. */
+  /** Applies a change of the contacts. Resolves when the nodes have answered what ends inboxes, or after five seconds. */
   async contactsChanged(): Promise<void> {
-    if (this.#ready !== undefined) await this.#attach(this.#ready);
+    if (this.#ready) void this.#attach(this.#ready);
+    await Promise.all([...this.#sessions].map((session) => this.#detach(session)));
   }
 
   /** Delays the inboxes of a new pairing, so that a node that took part in it does not see them appear at once. */
@@ -295,20 +296,25 @@ export class Attaching {
     return this.#ready !== undefined && this.#ready.serial > session.serial;
   }
 
-  async #attachDue(session: Session): Promise<void> {
+  /** Detaches the inboxes whose contact was removed or blocked, or whose day is over. */
+  async #detach(session: Session): Promise<void> {
     const { clock, profile } = this.#parts;
-    const detached = session.leases.update(profile.contacts, clock.now(), clock.unixMs());
-    const detaching = detached.length > 0 && session.request({ type: "detach", inboxes: detached });
+    const inboxes = session.leases.update(profile.contacts, clock.now(), clock.unixMs());
+    if (inboxes.length > 0) await session.request({ type: "detach", inboxes });
+  }
+
+  async #attachDue(session: Session): Promise<void> {
+    const { clock } = this.#parts;
+    void this.#detach(session);
     // An outdated lease is due again at once, with a higher `seq`; `Leases` bounds how often.
     for (;;) {
       const due = await session.leases.due(clock.now(), clock.unixMs());
-      if (due.length === 0 || session.hasEnded) break;
+      if (due.length === 0 || session.hasEnded) return;
       const batches = Array.from({ length: Math.ceil(due.length / ATTACH_BATCH) }, (_, at) =>
         due.slice(at * ATTACH_BATCH, (at + 1) * ATTACH_BATCH),
       );
       await Promise.all(batches.map((batch) => this.#attachBatch(session, batch)));
     }
-    await detaching;
   }
 
   async #attachBatch(session: Session, batch: readonly Attachment[]): Promise<void> {

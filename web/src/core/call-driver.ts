@@ -198,7 +198,7 @@ export class CallDriver implements CallActions {
     const owner = session.leases.owner(message.to);
     const contact = owner && this.#parts.profile.contact(owner.contact);
     const pairing = contact?.pairings.find((known) => known.id === owner?.pairing);
-    if (contact === undefined || pairing === undefined) return;
+    if (contact === undefined || pairing === undefined || contact.isBlocked) return;
     const record = this.#records.get(envelope.call);
     if (record === undefined) {
       if (kind === "call_offer") await this.#handleNewOffer(session, message.to, contact, pairing, envelope);

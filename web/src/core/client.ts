@@ -334,7 +334,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     await this.#changed(this.#use().profile.allowDirect(contact, isAllowed));
   }
 
-  /** Removes a contact, for example because the words differed. */
+  /** Removes a contact, for example because the words differed. Waits as {@link blockContact} does. */
   async removeContact(contact: ContactId): Promise<void> {
     await this.#changed(this.#use().profile.remove(contact));
   }

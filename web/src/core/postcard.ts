@@ -36,7 +36,7 @@ export class Reader {
       value += (byte & 0x7f) * scale;
       if (value > max) throw new DecodeError("a number is out of bounds");
       if (byte < 0x80) {
-        if (byte === 0 && index > 0) throw new DecodeError("a number is longer than it need be");
+        if (byte === 0 && index > 0) throw new DecodeError("a number is too long");
         return value;
       }
       scale *= 0x80;

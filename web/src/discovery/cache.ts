@@ -29,7 +29,7 @@ const LONG_SILENT = 7 * 24 * 3600;
 const MAX_FAILURES = 1_000;
 /** A list is fresh for this long, in seconds. */
 const FRESH = 24 * 3600;
-/** It is remembered for this long what a node was used for, in seconds: a node knows the inboxes of a day at most. */
+/** How long the client remembers what it used a node for, in seconds. A node knows the inboxes of at most a day. */
 const SEPARATION = 24 * 3600;
 /** The most keys and lists that are remembered. */
 const MAX_KEYS = 16;
@@ -176,9 +176,11 @@ export class NodeCache {
     if (known) this.#nodes.set(id, { ...known, [purpose]: now });
   }
 
-  /** The ids of the nodes that the client has used within a day. */
+  /** The ids of the nodes that the client has used within a day, by a clock that may have been ahead. */
   recentlyUsed(purpose: Purpose, now: number): string[] {
-    return [...this.#nodes.values()].flatMap((node) => ((node[purpose] as number) + SEPARATION > now ? node.id : []));
+    return [...this.#nodes.values()].flatMap((node) =>
+      Math.abs(now - (node[purpose] as number)) < SEPARATION ? node.id : [],
+    );
   }
 
   #put(id: string, url: string, node: Omit<CachedNode, "id" | "urls">): void {

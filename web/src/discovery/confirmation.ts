@@ -37,6 +37,8 @@ export async function confirm(search: FinishedSearch): Promise<Confirmation> {
   const unix = () => Math.floor(context.clock.unixMs() / 1000);
   const dialled = new Set<string>();
   try {
+    // At once: the next client has to know what this node is used for, even if the page is closed soon.
+    await cache.save();
     await Promise.race([Promise.all([...search.running(), learnStatements(search, signal)]), over]);
     let hasSecond = cache.isFresh(unix()) && (await proveSecond(search, dialled, signal));
     if (!hasSecond && !signal.aborted && search.queryUnasked()) {

@@ -67,7 +67,7 @@ const DIAL_FAULTS: Record<Exclude<DialFault, "aborted">, string> = {
   "other-version": "it speaks another version of the protocol",
   "other-node": "another node is at this address",
   "other-url": "the node does not use this URL",
-  "bad-proof": "the node's proof of its key is invalid: the connection may be intercepted",
+  "bad-proof": "its proof of the key is invalid: the connection may be intercepted",
   leaving: "the node is shutting down",
 };
 
@@ -87,7 +87,7 @@ export class Discovery implements NodeFinder {
   /** Throws `SyntaxError` if an option is not valid. */
   constructor(options: DiscoveryOptions, clock: Clock, timers: Timers) {
     const webSocket = options.webSocket ?? globalThis.WebSocket;
-    if (webSocket === undefined) throw new TypeError("this platform has no WebSocket: pass the option webSocket");
+    if (webSocket === undefined) throw new TypeError("no WebSocket: pass the option webSocket");
     this.#options = options;
     this.#context = { webSocket, clock, timers };
     this.forget();
@@ -119,7 +119,11 @@ export class Discovery implements NodeFinder {
     return link;
   }
 
-  /** The root keys that are pinned, and what they have stated. */
+  /**
+   * The root keys that are pinned, and what they have stated.
+   *
+   * @internal
+   */
   get trust(): Trust {
     return this.#trust;
   }
@@ -340,7 +344,7 @@ class Search {
     const verdicts = response.lists.map((list) => this.#cache.judge(list));
     if (verdicts.includes("equivocation")) this.#hasEquivocation = true;
     if (verdicts.length > 0 && verdicts.every((verdict) => verdict === "older")) {
-      throw new SourceError("its list is older than one that was seen before");
+      throw new SourceError("its list is older than a known one");
     }
     const { wssOnly } = this.#options;
     const isListed = verdicts.length > 0;

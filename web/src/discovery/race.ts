@@ -244,7 +244,7 @@ export class Race {
     if (first !== undefined) return { candidate: first, isSecondTurn: false };
     const again = this.#take(this.#toRetry, () => true);
     if (typeof again === "object") return { candidate: again, isSecondTurn: true };
-    // Avoided nodes wait until all sources have answered and all other dials have failed.
+    // Avoided nodes wait until all sources have answered and all other dials have failed, or for five seconds.
     const areOthersLeft = now < AVOIDED_AFTER && (this.#dials.length > 0 || !this.#areAllAnswered);
     const avoided = this.#take(this.#avoided, () => !areOthersLeft);
     return typeof avoided === "object" ? { candidate: avoided, isSecondTurn: true } : undefined;

@@ -139,10 +139,10 @@ class Registration {
   }
 }
 
-/** Connects to another node than those of the client's sessions and the one that was left, if there is one. */
+/** Connects to another node than those of the client's sessions and those that were left, if there is one. */
 async function openChannel(parts: PairingParts, left: readonly string[] = []): Promise<Channel> {
   const { client, finder, signal } = parts;
-  // A session may have begun before what the finder remembers.
+  // The finder remembers a day, and a session may be older.
   const avoid = [...left, ...[...client.sessions].map((session) => session.connection.nodeId)];
   const { connection } = await finder.search("pairing", avoid, signal).catch((error: unknown) => {
     throw new PairError(signal.aborted ? "aborted" : "no-node", { cause: error });
@@ -317,13 +317,15 @@ async function registerAgain(
 ): Promise<Channel> {
   const { clock, timers } = parts.client;
   former.close();
+  const left = [former.connection.nodeId];
   let pause = REGISTER_AGAIN;
   while (clock.now() < until && !parts.signal.aborted) {
-    const channel = await openChannel(parts, [former.connection.nodeId]).catch(() => undefined);
+    const channel = await openChannel(parts, left).catch(() => undefined);
     const isRegistered =
       channel && (await registration.register(channel, phrase.locator, parts.client).catch(() => false));
     if (channel !== undefined && isRegistered) return channel;
     channel?.close();
+    if (channel !== undefined) left.push(channel.connection.nodeId);
     await timers.until(Math.min(clock.now() + pause, until), parts.signal);
     pause = Math.min(2 * pause, LONGEST_REGISTER_AGAIN);
   }
