@@ -42,7 +42,7 @@ struct PermitsInUse {
 }
 
 impl DialLimiter {
-    /// A limiter with `most` permits. Exempt ranges and loopback have no limit for each network.
+    /// A limiter with `max_dials` permits. Exempt ranges and loopback have no limit for each network.
     pub(crate) fn new(max_dials: usize, exempt: ExemptNetworks) -> Arc<Self> {
         Arc::new(Self { max_dials: AtomicUsize::new(max_dials), exempt, taken: Mutex::default() })
     }
@@ -52,7 +52,7 @@ impl DialLimiter {
         self.max_dials.store(max_dials, Ordering::Relaxed);
     }
 
-    /// Takes a permit to dial `node` for a request from `asker`. Returns `None` if a limit is reached.
+    /// Takes a permit to dial `node` for a request from `client`. Returns `None` if a limit is reached.
     pub(crate) fn try_acquire(self: &Arc<Self>, client: IpAddr, node: NodeId, is_listed: bool) -> Option<DialPermit> {
         let client = client.to_canonical();
         let is_exempt = client.is_loopback() || self.exempt.contains(client);

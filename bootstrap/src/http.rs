@@ -242,8 +242,8 @@ async fn try_leave(app: &AppState, client: IpAddr, body: Body) -> Result<(), Rej
     Ok(app.owner.leave(leave).await?)
 }
 
-/// Counts a request of a listed node. What is not new to the listing changes nothing and is not counted: otherwise whoever repeats
-/// a node's request could use up its rate.
+/// Counts a request of a listed node. A request that changes nothing is not counted. Otherwise, anybody who repeats a node's request
+/// could use up its rate.
 async fn check_node_rate(
     app: &AppState,
     client: IpAddr,

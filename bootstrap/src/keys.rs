@@ -215,7 +215,12 @@ pub fn add_statements(
     let mut known = load_statements(path, pinned)?;
     let _ = known.learn(statements, ListOrigin::Stored);
     // The pinned roots may come with successions that the file lacks.
-    private_file::write(path, &known.encode()).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })
+    let content = known.encode();
+    // What is stored is not written again: each write waits for the disk.
+    if fs::read(path).is_ok_and(|stored| stored == content) {
+        return Ok(());
+    }
+    private_file::write(path, &content).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })
 }
 
 fn delegate(root: &SecretKey, federation: FederationId, key: PublicKey, now: UnixTime) -> Signed<Delegation> {

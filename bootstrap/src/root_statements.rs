@@ -65,17 +65,14 @@ impl StatementsFile {
         &self.known
     }
 
-    /// Checks a revocation, stores it, and serves it. One that is known is not stored again: revocations are public, so anybody
-    /// can send one as often as the rate allows. Returns whether it is new.
+    /// Checks a revocation, stores it unless the file has it, and serves it. Returns whether it is new.
     pub(crate) async fn add_revocation(
         self: &Arc<Self>,
         revocation: SignedRevocation,
     ) -> Result<bool, AddRevocationError> {
         revocation.check(&self.known.roots(), clock().secs())?;
         let _writing = self.write_lock.lock().await;
-        if self.known.all().revocations.iter().any(|known| *known == revocation) {
-            return Ok(false);
-        }
+        let is_new = self.known.all().revocations.iter().all(|known| *known != revocation);
         let (file, statement) = (Arc::clone(self), RootStatement::Revocation(revocation));
         let stored = statement.clone();
         let written =
@@ -85,7 +82,7 @@ impl StatementsFile {
         self.report(written.as_ref().err());
         written?;
         self.learn([statement], ListOrigin::Peer(clock().secs()));
-        Ok(true)
+        Ok(is_new)
     }
 
     /// Logs the first of a row of failed writes, and its end.
@@ -147,7 +144,7 @@ impl StatementsFile {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::MetadataExt as _};
 
     use chappe_common::{federation::FederationId, keys::SecretKey, revocation::KeyRevocation, signed::Signed};
 
@@ -176,8 +173,13 @@ mod tests {
         fs::create_dir(dir.path().join("folder")).expect("a folder");
         assert!(file.add_revocation(first.clone()).await.expect("it is stored"));
         assert!(file.known().revokes(&first.key) && !file.has_failed.load(Ordering::Relaxed));
+        // A write replaces the file.
+        let inode = || fs::metadata(&path).expect("the file").ino();
+        let written = inode();
+        assert!(!file.add_revocation(first.clone()).await.expect("it is known"));
+        assert_eq!(inode(), written, "nothing was written");
         fs::remove_file(&path).expect("the file");
         assert!(!file.add_revocation(first).await.expect("it is known"));
-        assert!(!path.exists(), "nothing was written");
+        assert!(path.exists(), "a lost file is repaired");
     }
 }

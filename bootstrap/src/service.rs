@@ -426,7 +426,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_passed_socket_that_is_not_usable_is_reported_with_its_own_key() {
-        // A file is none of the sockets that the binary lets through. It stands for what only the system can find wrong.
+        // The binary only passes sockets. A file stands for errors that only the system detects.
         let not_a_socket = || Some(StdTcpListener::from(OwnedFd::from(File::open("/dev/null").expect("a file"))));
         let dir = tempfile::tempdir().expect("a temporary folder");
         let root = crate::keys::create_federation(dir.path(), clock().secs()).expect("a new federation");

@@ -87,8 +87,8 @@ pub fn prepare(dir: &Path) -> Result<(), DirError> {
     Ok(())
 }
 
-/// Renames a damaged file of the folder to `NAME.damaged`, so that an operator can look at it. An older one of that name is
-/// replaced. Returns the new path.
+/// Renames a damaged file of the folder to `NAME.damaged`, so that an operator can look at it. Replaces an older file
+/// of that name. Returns the new path.
 ///
 /// # Errors
 /// The file cannot be renamed.

@@ -125,8 +125,8 @@ describe.runIf(canRun)("a call goes on", () => {
   test("when an address changes: both hear again within 2.5 s", async () => {
     await talk(false);
     const times: number[] = [];
-    // Away and back. The best counts, and away and back once more where none is in time: a machine that does other things
-    // takes longer, and never several times as long.
+    // Moves away and back. Only the best time counts. If neither is in time, it moves once more: a loaded machine takes longer,
+    // but not each time.
     const [first, second] = ["203.0.113.1", "203.0.113.11"];
     while (times.length < 2 || (times.length < 4 && Math.min(...times) >= 2_500)) {
       for (const [from, to] of [

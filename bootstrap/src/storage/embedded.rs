@@ -73,7 +73,7 @@ pub(crate) struct Embedded {
     /// Delay before the store is opened again after the next failure.
     reopen_delay: Duration,
     snapshot: SnapshotFile,
-    /// Whether a copy with damaged entries was written by this process.
+    /// Whether there is a copy with damaged entries.
     has_set_aside: bool,
 }
 
@@ -114,6 +114,11 @@ impl Embedded {
         }
         let Handle::Open(database) = &self.handle else { return };
         let (database, path) = (Arc::clone(database), self.dir.join(DAMAGED));
+        // An earlier process has kept entries that were replaced since.
+        if path.exists() {
+            self.has_set_aside = true;
+            return;
+        }
         let file = path.display().to_string();
         let written = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
             Ok(private_file::write_own(&path, &read_snapshot(&database, true)?.encode())?)

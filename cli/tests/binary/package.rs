@@ -4,6 +4,8 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
+    iter,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -33,7 +35,7 @@ impl Machine {
         let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
         // The package sources of this machine.
         let listed = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
-        let sources: Vec<PathBuf> = std::iter::once("/etc/apt/sources.list".into())
+        let sources: Vec<PathBuf> = iter::once("/etc/apt/sources.list".into())
             .chain(listed)
             .filter(|file| fs::metadata(file).is_ok_and(|meta| meta.len() > 0))
             .collect();
@@ -127,8 +129,8 @@ impl Machine {
         }
     }
 
-    /// Connects to a TCP port of the container once every 5 ms while `during` runs, and on a slow machine until 50 connections
-    /// are accepted. Returns the numbers of accepted and refused connections, and the longest time without an accepted one.
+    /// Connects to a TCP port of the container once every 5 ms from before `during` until after it, and on a slow machine until 50
+    /// connections are accepted. Returns the numbers of accepted and refused connections, and the longest time without an accepted one.
     fn connects(&self, addr: SocketAddr, during: impl FnOnce()) -> (u32, u32, Duration) {
         // Another process, since this one is in another network.
         let script = format!(
@@ -140,19 +142,19 @@ impl Machine {
             addr.port()
         );
         let _ = fs::remove_file(self.root().join("run/stop"));
-        let child = Command::new("nsenter")
+        let mut child = Command::new("nsenter")
             .args(["--target", &self.init, "--all", "/bin/bash", "-c", &script])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .expect("nsenter (util-linux)");
-        thread::sleep(Duration::from_millis(300));
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map(|line| line.expect("a text"));
+        let first = lines.next().expect("a connection");
         during();
         thread::sleep(Duration::from_millis(300));
         self.does("touch /run/stop");
-        let output = child.wait_with_output().expect("it ends");
         let (mut accepted, mut refused, mut last, mut gap) = (0, 0, None::<u64>, 0);
-        for line in texts(&output).0.lines() {
+        for line in iter::once(first).chain(lines) {
             let Some((kind, at)) = line.split_once(' ') else { continue };
             let at: u64 = at.parse().expect("nanoseconds");
             if kind == "ok" {
@@ -163,6 +165,7 @@ impl Machine {
                 refused += 1;
             }
         }
+        child.wait().expect("it ends");
         (accepted, refused, Duration::from_nanos(gap))
     }
 }

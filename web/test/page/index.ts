@@ -311,7 +311,7 @@ const steps = {
   },
   log: () => log.splice(0),
 
-  /** The loudest frequency of the sound that arrives, in hertz, and its level in decibels: at once, or of 600 ms of silence. */
+  /** The loudest frequency of the sound that arrives, in hertz, and its level in decibels. Returns as soon as there is sound, or after 600 ms. */
   async hears() {
     const stream = active?.remoteStream;
     if (stream === undefined || stream.getAudioTracks().length === 0) return undefined;

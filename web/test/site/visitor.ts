@@ -176,7 +176,7 @@ export class Visitor {
     return this.page.evaluate(heard);
   }
 
-  /** Waits until sound arrives. In the time that this waits at most, less energy of silence arrives than that of a beep. */
+  /** Waits until sound arrives. Silence adds less energy than one beep, even over the longest wait. */
   async untilHeard(): Promise<void> {
     let before = Number.POSITIVE_INFINITY;
     const increase = async () => {
