@@ -14,7 +14,7 @@ use std::{
     sync::Mutex,
 };
 
-use chappe_common::{keys::NodeId, root_statements::ListOrigin, roots::Roots, time::UnixTime};
+use chappe_common::{keys::NodeId, private_dir, root_statements::ListOrigin, roots::Roots, time::UnixTime};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 #[cfg(any(test, fuzzing))]
@@ -89,7 +89,7 @@ impl Cache {
         Self::open(path.clone(), pinned.clone()).unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot use the node cache: renamed the file, starting with an empty one");
             // If the rename fails, the next write replaces the file.
-            let _ = file::rename_damaged(&path);
+            let _ = private_dir::set_aside(&path);
             Self { was_damaged: true, ..Self::empty(Some(path), pinned) }
         })
     }

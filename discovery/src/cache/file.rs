@@ -229,11 +229,6 @@ pub(super) fn lock(path: &Path) -> io::Result<fs::File> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Renames a damaged file, so that it can be inspected.
-pub(super) fn rename_damaged(path: &Path) -> io::Result<()> {
-    fs::rename(path, sibling_path(path, "damaged"))
-}
-
 /// The path of a cache's file of proofs.
 pub(super) fn proofs_path(path: &Path) -> PathBuf {
     sibling_path(path, "proofs")
