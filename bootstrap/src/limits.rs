@@ -98,7 +98,7 @@ impl SourceLimiter {
 /// minute, and then every ten minutes; the rest is for restarts.
 const NODE_PER_MINUTE: u32 = 30;
 
-/// A rate limit for each listed node. A source is only a /64, and whoever rents a /48 has thousands of these.
+/// A rate limit for each listed node. The limits of sources do not suffice: a source is a /64, and a /48 contains 65,536 of them.
 pub(crate) struct NodeLimiter(DefaultKeyedRateLimiter<NodeId>);
 
 impl Default for NodeLimiter {

@@ -292,7 +292,7 @@ impl Client {
     }
 
     /// Blocks or unblocks a contact. To a blocked contact, this client appears offline. The setting is stored. Waits
-    /// up to five seconds until the node has detached the contact's inbox, so that a call after that is not delivered.
+    /// up to five seconds until the nodes in use have detached the contact's inbox, so that they deliver no call after that.
     ///
     /// # Errors
     /// There is no such contact, or the profile cannot be written.

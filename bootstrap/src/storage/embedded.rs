@@ -215,7 +215,7 @@ impl Embedded {
     }
 }
 
-/// A store that was lost or emptied begins anew, and would soon replace its copy for backups. So this copy is kept.
+/// Keeps the backup copy of a store that was lost or emptied. The new store would soon replace it.
 fn keep_of_lost_store(store: &Path, copy: &Path) {
     let kept_as = private_dir::set_aside(copy).map_or_else(|_| "nothing".to_owned(), |path| path.display().to_string());
     tracing::warn!(

@@ -79,7 +79,7 @@ impl Driver {
     }
 
     /// Attaches the inboxes that are due. Detaches those whose contact was removed or blocked, or whose day is over.
-    /// The receiver ends once the node has responded to the latter, or will not.
+    /// Returns a receiver that ends when the node has responded to the latter, or will not.
     async fn attach(&mut self, serial: u64) -> Option<oneshot::Receiver<()>> {
         let contacts = self.profile.contacts();
         let changes = self.sessions.update_leases(serial, contacts, Instant::now(), unix_now_ms());

@@ -295,8 +295,8 @@ export class Client extends TypedEventTarget<ClientEvents> {
   }
 
   /**
-   * Blocks or unblocks a contact. To a blocked contact, this client appears offline. Waits up to five seconds until the
-   * node has detached the contact's inbox, so that a call after that is not delivered.
+   * Blocks or unblocks a contact. To a blocked contact, this client appears offline. Waits up to five seconds until
+   * the nodes in use have detached the contact's inbox, so that they deliver no call after that.
    */
   blockContact(contact: ContactId, isBlocked: boolean): Promise<void> {
     return this.#signalling.blockContact(contact, isBlocked);

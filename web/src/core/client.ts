@@ -322,8 +322,8 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   }
 
   /**
-   * Blocks or unblocks a contact. To a blocked contact, this client appears offline. Waits up to five seconds until the
-   * node has detached the contact's inbox, so that a call after that is not delivered.
+   * Blocks or unblocks a contact. To a blocked contact, this client appears offline. Waits up to five seconds until
+   * the nodes in use have detached the contact's inbox, so that they deliver no call after that.
    */
   async blockContact(contact: ContactId, isBlocked: boolean): Promise<void> {
     await this.#changed(this.#use().profile.block(contact, isBlocked));

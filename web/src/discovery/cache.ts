@@ -178,6 +178,7 @@ export class NodeCache {
 
   /** The ids of the nodes that the client has used within a day, by a clock that may have been ahead. */
   recentlyUsed(purpose: Purpose, now: number): string[] {
+    // Without a use, the difference is no number, which is not less than anything.
     return [...this.#nodes.values()].flatMap((node) =>
       Math.abs(now - (node[purpose] as number)) < SEPARATION ? node.id : [],
     );
