@@ -148,28 +148,65 @@ export interface ProcessFederation extends Federation {
   revive(node: string): Promise<void>;
 }
 
-/** The first port of a free run of ports. Below those that the system gives out by itself. */
+/** The first of 20 ports. On most systems below those that connections get, so usually free. */
 function firstPort(): number {
   return 20_000 + 20 * Math.floor(Math.random() * 600);
 }
 
+/** Whether a command did not start because a port was taken, by a connection of another test for instance. */
+function isTaken(error: unknown): boolean {
+  return String(error).includes("Address already in use");
+}
+
 /** Starts a registry and nodes, each in its own process. Nodes ask the registry this often, such as `1s`. */
 export async function startProcesses(count = 3, renewEvery?: string): Promise<ProcessFederation> {
-  const folder = mkdtempSync(join(tmpdir(), "chappe-federation-"));
+  for (let tries = 1; ; tries++) {
+    const folder = mkdtempSync(join(tmpdir(), "chappe-federation-"));
+    const commands: Command[] = [];
+    try {
+      return await startAt(firstPort(), folder, commands, count, renewEvery);
+    } catch (error) {
+      await Promise.all(commands.map((command) => command.stop()));
+      rmSync(folder, { recursive: true, force: true });
+      if (tries === 5 || !isTaken(error)) throw error;
+    }
+  }
+}
+
+/** Starts the processes at 20 ports from this one, and adds each command that it runs to `commands`. */
+async function startAt(
+  port: number,
+  folder: string,
+  commands: Command[],
+  count: number,
+  renewEvery: string | undefined,
+): Promise<ProcessFederation> {
+  const run = (args: readonly string[], env: NodeJS.ProcessEnv = {}) => {
+    const command = new Command(args, env);
+    commands.push(command);
+    return command;
+  };
   // Writes keys and configs.
-  const names = ["--nodes", String(count), "--dir", folder, "--port", String(firstPort())];
-  const made = new Command(["up", "--json", "--no-call", ...names]);
+  const made = run(["up", "--json", "--no-call", "--nodes", `${count}`, "--dir", folder, "--port", `${port}`]);
   const { root } = await made.line("ready", (line) => line.event === "ready");
   await made.stop();
   if ((await made.exited) !== 0) throw new Error("the federation was not made");
   const env = renewEvery === undefined ? {} : { CHAPPE_REGISTRY__RENEW_EVERY: renewEvery };
   const start = async (...args: string[]) => {
-    const process = new Command([...args, "--json"], args[0] === "node" ? env : {});
+    const process = run([...args, "--json"], args[0] === "node" ? env : {});
     return { process, ready: await process.line("ready", (line) => line.event === "ready") };
   };
   const startNode = (number: number) => start("node", "run", "--config", join(folder, `node-${number}`, "node.toml"));
   const inRegistry = (file: string) => join(folder, "registry", file);
   const startRegistry = () => start("bootstrap", "run", "--config", inRegistry("bootstrap.toml"));
+  // Its port may be taken for a moment.
+  const restart = (startAgain: () => ReturnType<typeof start>) =>
+    eventually("the port is free", () =>
+      startAgain().catch((error) => {
+        if (!isTaken(error)) throw error;
+        return undefined;
+      }),
+    );
   let registry = await startRegistry();
   const started = await Promise.all(Array.from({ length: count }, (_, index) => startNode(index + 1)));
   const processes = new Map(
@@ -208,12 +245,12 @@ export async function startProcesses(count = 3, renewEvery?: string): Promise<Pr
       const { stdout } = await promisify(execFile)(binary(), args);
       const rotated = JSON.parse(stdout.split("\n")[0] ?? "") as { new: string; federation: string };
       await registry.process.stop();
-      registry = await startRegistry();
+      registry = await restart(startRegistry);
       return { root: rotated.new, id: rotated.federation };
     },
     kill: (node) => of(node).process.stop("SIGKILL"),
     revive: async (node) => {
-      of(node).process = (await startNode(of(node).number)).process;
+      of(node).process = (await restart(() => startNode(of(node).number))).process;
     },
     stop: async () => {
       await Promise.all(
