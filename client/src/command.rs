@@ -83,7 +83,7 @@ pub enum IceServersError {
     Stopped,
 }
 
-/// Inboxes that are being detached: one receiver for each session in use.
+/// Inboxes that are being detached: one receiver for each session.
 #[derive(Debug)]
 pub(crate) struct Detaching(pub(crate) Vec<oneshot::Receiver<()>>);
 

@@ -107,9 +107,9 @@ impl Driver {
         self.sessions.get_mut(serial).map(|session| &mut session.stage)
     }
 
-    /// Applies a change of the contacts to every session in use.
+    /// Applies a change of the contacts to every session, also to one that is still attaching or was replaced.
     pub(super) async fn attach_everywhere(&mut self) -> Detaching {
-        let serials: Vec<_> = self.sessions.iter().filter(|session| session.is_ready()).map(|s| s.serial).collect();
+        let serials: Vec<_> = self.sessions.iter().map(|session| session.serial).collect();
         let mut responses = Vec::new();
         for serial in serials {
             responses.extend(self.attach(serial).await);

@@ -74,7 +74,8 @@ impl Sessions {
         self.list.iter_mut()
     }
 
-    /// Updates the leases of a session for these contacts. Returns `None` if there is no such session.
+    /// Updates the leases of a session for these contacts. One that was replaced gets no new leases. Returns `None` if there
+    /// is no such session.
     pub(super) fn update_leases(
         &mut self,
         serial: u64,
@@ -85,7 +86,11 @@ impl Sessions {
         let session = self.list.iter_mut().find(|session| session.serial == serial)?;
         let unix = UnixTime::from_secs(unix_ms / 1000);
         let detached = session.leases.update(contacts.iter(), &mut rand::rng(), now, unix);
-        let due = session.leases.due(contacts.iter(), &mut self.seqs, &mut rand::rng(), now, unix_ms);
+        let due = if matches!(session.stage, Stage::Leaving { .. }) {
+            Vec::new()
+        } else {
+            session.leases.due(contacts.iter(), &mut self.seqs, &mut rand::rng(), now, unix_ms)
+        };
         self.seqs.retain(|slot, _| slot.is_near(unix));
         Some(LeaseChanges { detached, due })
     }

@@ -382,3 +382,39 @@ async fn blocking_or_removing_a_contact_waits_for_the_node_and_ends_without_its_
     drop((client, leading));
     federation.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_reaches_a_session_that_is_still_attaching() {
+    let way = Altered::bind().await;
+    let url = way.url();
+    let federation = Federation::start(1, |config| {
+        no_limits(config);
+        config.client.urls = vec![url.clone()];
+    })
+    .await;
+    // The client never learns that its inboxes are attached.
+    let leading = way.lead_to(federation.nodes[0].addrs().client, move |_| {
+        |answer: &mut Value| {
+            if answer["type"] == "attached" {
+                *answer = Value::Null;
+            }
+        }
+    });
+    let (_folder, profile, theirs) = profile(2);
+    let node = &federation.nodes[0];
+    let address = format!("{url}#{}", node.id()).parse().expect("an address");
+    let (client, _events) = Client::builder(profile).node(address).private().start().expect("a client");
+    let mut raw = Raw::connect(node.client_url()).await;
+    let mut delivers = async || {
+        let to = theirs.peer_address(now()).to_base64url();
+        raw.send(json!({"type": "call_ice", "to": to, "payload": "x", "id": "m"})).await;
+        raw.next().await["type"] == "delivered"
+    };
+    let attached = async { while !delivers().await {} };
+    timeout(PATIENCE, attached).await.expect("attached in time");
+    client.block_contact(ContactId::new([2; 32]), true).await.expect("a contact");
+    assert!(!delivers().await);
+    client.shutdown().await;
+    drop(leading);
+    federation.shutdown().await;
+}
