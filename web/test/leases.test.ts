@@ -115,6 +115,15 @@ describe("leases", () => {
     expect(session.attachedCount).toBe(0);
   });
 
+  test("of a contact that is blocked while they are signed are not attached", async () => {
+    const bob = await contact();
+    const session = leases();
+    session.update([bob], 0, NOON);
+    const due = session.due(0, NOON);
+    session.update([{ ...bob, isBlocked: true }], 0, NOON);
+    expect(await due).toEqual([]);
+  });
+
   test("outbid a newer one three times, and none that is ahead of the clock", async () => {
     const bob = await contact();
     const session = leases();

@@ -362,6 +362,11 @@ describe("the cache", () => {
       [id(2)],
     ]);
     expect(cache.recentlyUsed("inboxes", NOW + DAY)).toEqual([]);
+    // A node that was evicted while it was in use.
+    cache.recordUse(id(3), "inboxes", NOW);
+    cache.learn([named(4)], NOW + 1);
+    expect(cache.recentlyUsed("inboxes", NOW + 1)).toContain(id(3));
+    expect(cache.candidates(NOW).map(({ nodeId }) => nodeId)).not.toContain(id(3));
   });
 
   test("tells an older list, and two different ones of one number", () => {

@@ -167,7 +167,7 @@ export class Attaching {
           return;
         }
         this.#failures = 0;
-        found.check.then((check) => events.checked(found.connection.nodeId, check), console.error);
+        void found.check.then((check) => events.checked(found.connection.nodeId, check));
         await this.#use(new Session(found.connection, this.#seqs, clock, timers, (s, m) => this.#message(s, m)));
         pause = this.#nextPause();
       } catch (error) {
@@ -368,15 +368,12 @@ async function rejectionOf(
   session: Session,
   slot: SlotId,
 ): Promise<Rejection | undefined> {
-  if (!outcome.ok) {
-    const isTemporary = outcome.code === "congested" || outcome.code === "rate_limited";
-    return { type: isTemporary ? "busy" : "unavailable" };
-  }
+  const isBusy = (code: unknown) => code === "congested" || code === "rate_limited";
+  if (!outcome.ok) return { type: isBusy(outcome.code) ? "busy" : "unavailable" };
   const rejected = Array.isArray(outcome.reply.rejected) ? (outcome.reply.rejected as Json[]) : [];
   const rejection = rejected.find((item) => item?.index === index);
   if (rejection === undefined) return undefined;
-  if (rejection.code === "congested" || rejection.code === "rate_limited") return { type: "busy" };
-  if (rejection.code !== "bad_lease") return { type: "unavailable" };
+  if (rejection.code !== "bad_lease") return { type: isBusy(rejection.code) ? "busy" : "unavailable" };
   const bytes = fromBase64url(rejection.lease);
   const newer = bytes && (await decodeLease(bytes));
   const own = session.leases.inboxOf(slot);

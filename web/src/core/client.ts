@@ -158,7 +158,8 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
       timers: this.timers,
       attaching: () => attaching,
       onIncoming: (call, contact, rejoins) => this.emit("incomingcall", { call, contact, rejoins }),
-      onLearned: (change) => this.#learned(change),
+      // If the write fails, both pairings stay in use, and the contact's next message tries again.
+      onLearned: (change) => void this.#changed(change).catch(() => {}),
     });
     const attaching: Attaching = new Attaching(
       {
@@ -189,29 +190,18 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
 
   /** Resolves at the first attachment, and rejects at the first failure. */
   #connectingSignal(closed: AbortSignal): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const settled = new AbortController();
-      const { signal } = settled;
-      const fail = (error: ConnectError) => {
-        settled.abort();
-        reject(error);
-      };
-      this.addEventListener(
-        "connected",
-        () => {
-          settled.abort();
-          resolve();
-        },
-        { signal },
-      );
+    const settled = new AbortController();
+    const { signal } = settled;
+    return new Promise<void>((resolve, reject) => {
+      this.addEventListener("connected", () => resolve(), { signal });
       this.addEventListener(
         "searchfailed",
-        ({ detail }) => fail(new ConnectError("no-node", { cause: detail.error })),
+        ({ detail }) => reject(new ConnectError("no-node", { cause: detail.error })),
         { signal },
       );
-      this.addEventListener("notattached", () => fail(new ConnectError("not-attached")), { signal });
-      closed.addEventListener("abort", () => fail(closed.reason), { signal });
-    });
+      this.addEventListener("notattached", () => reject(new ConnectError("not-attached")), { signal });
+      closed.addEventListener("abort", () => reject(closed.reason), { signal });
+    }).finally(() => settled.abort());
   }
 
   /** Ends the active call and the sessions, and waits for what is being stored. Takes two seconds at most. */
@@ -219,9 +209,7 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
     const [running, abort, former] = [this.#running, this.#abort, this.#closing];
     // Its caller gets the rejection.
     const connecting = this.#connecting?.catch(() => {});
-    this.#running = undefined;
-    this.#abort = undefined;
-    this.#connecting = undefined;
+    this.#running = this.#abort = this.#connecting = undefined;
     this.#closing = (async () => {
       await former;
       await running?.calls.shutdown(END_TIMEOUT);
@@ -352,14 +340,6 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
   #use(): Running {
     if (this.#running === undefined) throw new ConnectError("closed");
     return this.#running;
-  }
-
-  #learned(change: Promise<Contact>): void {
-    // If the write fails, both pairings stay in use, and the contact's next message tries again.
-    change.then(
-      () => this.#contactsChanged(),
-      () => {},
-    );
   }
 
   async #changed(change: Promise<unknown>): Promise<void> {

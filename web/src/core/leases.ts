@@ -191,7 +191,8 @@ export class Leases {
       slot.isPending = true;
       attachments.push(await this.#sign(id, slot, unixMs));
     }
-    return attachments;
+    // A contact may have been removed or blocked meanwhile.
+    return attachments.filter(({ slot }) => this.#slots.has(slot));
   }
 
   async #sign(id: SlotId, slot: Slot, unixMs: number): Promise<Attachment> {

@@ -22,6 +22,7 @@ export interface NodeCheck {
 /** A node that was found. */
 export interface FoundNode {
   readonly connection: Connection;
+  /** Never rejects. */
   readonly check: Promise<NodeCheck>;
 }
 

@@ -13,7 +13,7 @@ export type DisconnectReason = "closed" | "silent" | "not-attached" | "going-awa
 /** The outcome of a request: the reply, or why there is none. `isClosed`: the session has ended. */
 export type Outcome =
   | { readonly ok: true; readonly reply: Json }
-  | { readonly ok: false; readonly code: ErrorCode | undefined; readonly isClosed: boolean };
+  | { readonly ok: false; readonly code?: ErrorCode | undefined; readonly isClosed: boolean };
 
 /** Handles a message that is no reply. */
 export type MessageHandler = (session: Session, message: Json) => Promise<void>;
@@ -65,12 +65,12 @@ export class Session {
 
   /** Sends a request and waits for its response, for {@link REQUEST_TIMEOUT} at most. */
   request(message: Json): Promise<Outcome> {
-    if (this.hasEnded) return Promise.resolve({ ok: false, code: undefined, isClosed: true });
+    if (this.hasEnded) return Promise.resolve({ ok: false, isClosed: true });
     const id = String(++this.#lastId);
     const sentAt = this.#clock.now();
     return new Promise((resolve) => {
       const cancel = this.#timers.at(sentAt + REQUEST_TIMEOUT, () => {
-        this.#settle(id, { ok: false, code: undefined, isClosed: false });
+        this.#settle(id, { ok: false, isClosed: false });
         if (this.#receivedAt < sentAt) this.probe(false);
       });
       this.#pending.set(id, (outcome) => {
@@ -96,7 +96,7 @@ export class Session {
     if (this.hasEnded) return;
     this.hasEnded = true;
     this.connection.close();
-    for (const id of this.#pending.keys()) this.#settle(id, { ok: false, code: undefined, isClosed: true });
+    for (const id of this.#pending.keys()) this.#settle(id, { ok: false, isClosed: true });
     this.#end(reason);
   }
 

@@ -41,7 +41,7 @@ export interface CachedNode {
   readonly urls: readonly string[];
   readonly origins: readonly SourceKind[];
   readonly seenAt: number;
-  readonly provedAt: number | undefined;
+  readonly provedAt?: number | undefined;
   readonly successes: number;
   readonly failures: number;
   readonly failedAt: number;
@@ -172,8 +172,9 @@ export class NodeCache {
 
   /** Records that the client begins or ends to use a node. */
   recordUse(id: string, purpose: Purpose, now: number): void {
-    const known = this.#nodes.get(id);
-    if (known) this.#nodes.set(id, { ...known, [purpose]: now });
+    // It may have been evicted meanwhile.
+    const known = this.#nodes.get(id) ?? { ...NEW, id, urls: [], seenAt: now };
+    this.#nodes.set(id, { ...known, [purpose]: now });
   }
 
   /** The ids of the nodes that the client has used within a day, by a clock that may have been ahead. */
@@ -219,8 +220,7 @@ export class NodeCache {
     const isProved = (node: CachedNode) => (node.provedAt === undefined ? 0 : 1);
     for (const nodes of networks.values()) nodes.sort((a, b) => isProved(b) - isProved(a) || b.seenAt - a.seenAt);
     while (this.#nodes.size > MAX_NODES) {
-      const largest = [...networks.values()].reduce((most, nodes) => (nodes.length > most.length ? nodes : most), []);
-      const evicted = largest.pop();
+      const evicted = [...networks.values()].sort((a, b) => b.length - a.length)[0]?.pop();
       if (evicted === undefined) return;
       this.#nodes.delete(evicted.id);
     }
@@ -250,7 +250,7 @@ export class NodeCache {
   }
 }
 
-const NEW = { origins: [], seenAt: 0, provedAt: undefined, successes: 0, failures: 0, failedAt: 0 } as const;
+const NEW = { origins: [], seenAt: 0, successes: 0, failures: 0, failedAt: 0 } as const;
 
 function decayed(node: { failures: number; failedAt: number }, now: number): number {
   return Math.floor(node.failures / 2 ** Math.max(0, Math.floor((now - node.failedAt) / FORGIVE)));

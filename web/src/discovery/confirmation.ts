@@ -18,7 +18,7 @@ export interface FinishedSearch {
   /** When the search began, in milliseconds of the clock. */
   readonly began: number;
   readonly signal: AbortSignal;
-  candidates(): readonly Candidate[];
+  readonly candidates: readonly Candidate[];
   hasEquivocation(): boolean;
   /** The queries that have not been answered yet. */
   running(): readonly Promise<void>[];
@@ -63,7 +63,7 @@ async function learnStatements(search: FinishedSearch, signal: AbortSignal): Pro
 
 async function proveSecond(search: FinishedSearch, dialled: Set<string>, signal: AbortSignal): Promise<boolean> {
   const { first, connection, endorsements } = search;
-  const fresh = search.candidates().filter((candidate) => !dialled.has(candidate.url));
+  const fresh = search.candidates.filter((candidate) => !dialled.has(candidate.url));
   const seconds = confirmingCandidates(first, connection.nodeId, fresh, endorsements, Math.random);
   for (const { url } of seconds) dialled.add(url);
   let isProved = false;

@@ -4,6 +4,7 @@ import { type Clock, pause, type Timers } from "../core/clock.js";
 import { type Connection, type DialContext, DialError, type DialFault, dial } from "../core/connection.js";
 import { type Endpoint, endpointText, parseEndpointText, urlOf } from "../core/endpoint.js";
 import {
+  type Confirmation,
   DiscoverError,
   type FoundNode,
   type NodeCheck,
@@ -412,14 +413,15 @@ class Search {
 
   /** Confirms the choice in the background. What that needs is loaded only then. */
   async #check(first: Candidate, connection: Connection): Promise<NodeCheck> {
+    let confirmation: Confirmation = "no-answer";
     try {
       const { confirm } = await import("./confirmation.js");
-      const confirmation = await confirm({
+      confirmation = await confirm({
         first,
         connection,
         context: this.#context,
         cache: this.#cache,
-        candidates: () => this.#candidates,
+        candidates: this.#candidates,
         endorsements: this.#race.endorsements,
         hasEquivocation: () => this.#hasEquivocation,
         began: this.#began,
@@ -429,10 +431,12 @@ class Search {
         trust: this.#trust,
         fetcher: fetcherOf(this.#options),
       });
-      return { confirmation, reports: this.#allReports() };
-    } finally {
-      this.#overAt.abort();
+    } catch (error) {
+      // A part of the page that could not be loaded.
+      console.error(error);
     }
+    this.#overAt.abort();
+    return { confirmation, reports: this.#allReports() };
   }
 
   /** Queries the sources that the search did not come to. Returns whether there are any. */
