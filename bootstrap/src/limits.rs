@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use chappe_common::keys::NodeId;
-use governor::{DefaultKeyedRateLimiter, Quota};
+use governor::{DefaultKeyedRateLimiter, InsufficientCapacity, Quota};
 use ipnet::IpNet;
 
 /// Maximal number of sources in a limiter, about 10 MB. Above it, inactive sources are dropped. If that is not enough,
@@ -74,6 +74,11 @@ impl SourceLimiter {
 
     /// Whether the source of `address` may act once more. If so, counts the action.
     pub(crate) fn allows(&self, address: IpAddr) -> bool {
+        self.allows_many(address, NonZeroU32::MIN)
+    }
+
+    /// Whether the source of `address` may do what counts as `actions`, or as all that it may do in a minute. If so, counts it.
+    pub(crate) fn allows_many(&self, address: IpAddr, actions: NonZeroU32) -> bool {
         if self.exempt.contains(address) {
             return true;
         }
@@ -84,7 +89,11 @@ impl SourceLimiter {
                 return false;
             }
         }
-        limiter.check_key(&SourceKey::from_address(address)).is_ok()
+        let source = SourceKey::from_address(address);
+        let checked = limiter.check_key_n(&source, actions).or_else(|InsufficientCapacity(most)| {
+            limiter.check_key_n(&source, NonZeroU32::new(most).unwrap_or(NonZeroU32::MIN))
+        });
+        matches!(checked, Ok(Ok(())))
     }
 
     /// Drops the sources that have been inactive for long enough.
@@ -135,6 +144,19 @@ mod tests {
         assert!(allowed("2001:db8::1") && allowed("2001:db8::2"));
         assert!(!allowed("2001:db8::3"));
         assert!(allowed("2001:db8:0:1::1"));
+    }
+
+    #[test]
+    fn a_large_action_counts_as_several_and_as_no_more_than_all() {
+        let limiter = SourceLimiter::new(10, ExemptNetworks::default());
+        let allowed = |address: &str, actions| {
+            limiter.allows_many(address.parse().expect("an address"), NonZeroU32::new(actions).expect("not 0"))
+        };
+        assert!(allowed("192.0.2.1", 6));
+        assert!(!allowed("192.0.2.1", 6));
+        assert!(allowed("192.0.2.1", 4));
+        assert!(allowed("192.0.2.2", 17));
+        assert!(!allowed("192.0.2.2", 1));
     }
 
     #[test]

@@ -6,9 +6,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use chappe_bootstrap::{Bootstrap, BootstrapConfig, StartError, keys};
 use chappe_common::{
-    beacon::{Beacon, Term},
+    beacon::{Beacon, MAX_ELIGIBLE, Term},
     federation::FederationId,
-    keys::SecretKey,
+    keys::{NodeId, PublicKey, SecretKey},
     record::NodeRecord,
     signed::Signed,
 };
@@ -156,12 +156,18 @@ async fn a_restart_keeps_the_listing_and_the_directory_does_not_go_back() {
 }
 
 #[tokio::test]
-async fn the_beacon_in_the_file_is_served() {
+async fn the_beacon_in_the_file_is_served_and_a_large_one_counts_as_several_requests() {
     let fixture = Fixture::start().await;
     let url = format!("{}/v1/beacon", fixture.base);
     assert_eq!(fixture.http.get(&url).send().await.expect("an answer").status(), StatusCode::NOT_FOUND);
     let root = keys::load_secret_key(&fixture.dir.path().join(keys::ROOT_KEY_FILE)).expect("a key");
-    let term = Term { value: [7; 32], eligible: vec![root.node_id()] };
+    let node = |number: usize| {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_be_bytes());
+        NodeId::new(PublicKey::from_bytes(key))
+    };
+    let eligible = (0..MAX_ELIGIBLE).map(node).collect();
+    let term = Term { value: [7; 32], eligible };
     let (federation, root_key) = (fixture.federation(), root.public());
     let beacon = Beacon { federation, root: root_key, number: 1, from: now(), before: None, term };
     let beacon = Signed::sign(beacon, &root).expect("a beacon within its bounds");
@@ -171,11 +177,20 @@ async fn the_beacon_in_the_file_is_served() {
         let answer = fixture.http.get(&url).send().await.expect("an answer");
         if answer.status() == StatusCode::OK {
             assert_eq!(answer.bytes().await.expect("a body"), beacon.as_bytes());
-            return;
+            break;
         }
         assert!(tokio::time::Instant::now() < deadline, "the beacon is not served");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    // As a request of its own, each would be one of 600 in a minute.
+    for _ in 0..100 {
+        let status = fixture.http.get(&url).send().await.expect("an answer").status();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            return;
+        }
+        assert_eq!(status, StatusCode::OK);
+    }
+    panic!("a source gets any number of large beacons");
 }
 
 #[tokio::test]
