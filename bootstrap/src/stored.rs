@@ -5,7 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use crate::{
     config::BootstrapConfig,
-    storage::{self, StoreError},
+    storage::{self, Embedded, StoreError},
 };
 
 /// Why the store returned no directory. The store is unchanged.
@@ -22,12 +22,32 @@ pub enum StoredError {
     Nothing,
 }
 
-/// The newest directory of all public nodes that a registry with this configuration has signed.
+/// The newest directory of all public nodes that a registry with this configuration has signed. Blocks on the disk.
 ///
 /// # Errors
 /// There is none, or the store cannot be read.
 pub async fn read_directory(config: &BootstrapConfig) -> Result<Bytes, StoredError> {
+    // Opening would create it, and put the backup copy of a lost one aside, as if the registry had started without it.
+    if config.storage.url.is_none() && Embedded::is_missing(&config.bootstrap.data_dir) {
+        return Err(StoredError::Nothing);
+    }
     let mut store = storage::open(config, Counter::default()).await?;
     let updates = store.read_updates(None).await.map_err(|error| StoredError::Read(Box::new(error)))?;
     updates.and_then(|updates| updates.head).map(|head| head.bundle).ok_or(StoredError::Nothing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missing_store_is_not_created() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut config = BootstrapConfig::default();
+        for data_dir in [dir.path().to_owned(), dir.path().join("of-another-name")] {
+            config.bootstrap.data_dir = data_dir;
+            assert!(matches!(read_directory(&config).await, Err(StoredError::Nothing)));
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0);
+    }
 }

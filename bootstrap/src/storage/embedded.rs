@@ -91,7 +91,7 @@ impl Embedded {
     /// Opens or creates the store in `dir`. Blocks on the disk.
     pub(crate) fn open(dir: &Path, failed_snapshots: Counter) -> Result<Self, OpenError> {
         private_dir::prepare(dir)?;
-        let is_new = fs::metadata(dir.join(FILE)).map_or(true, |file| file.len() == 0);
+        let is_new = Self::is_missing(dir);
         let handle = Handle::Open(Arc::new(open(dir)?));
         let snapshot = SnapshotFile::new(dir, failed_snapshots);
         if is_new && snapshot.path().exists() {
@@ -105,6 +105,11 @@ impl Embedded {
             snapshot,
             has_set_aside: false,
         })
+    }
+
+    /// Whether no store is in `dir`, or an empty file, so that [`Self::open`] creates one. Blocks on the disk.
+    pub(crate) fn is_missing(dir: &Path) -> bool {
+        fs::metadata(dir.join(FILE)).map_or(true, |file| file.len() == 0)
     }
 
     /// Keeps a copy of the store with its damaged entries, once. The registry goes on without them, and replaces some.
