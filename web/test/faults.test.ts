@@ -6,6 +6,7 @@ import {
   type Browser,
   installedBrowsers,
   launch,
+  launchWithHttps,
   servePage,
   type Tab,
   until,
@@ -301,6 +302,18 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     await tab.run("close");
   }, 60_000);
 
+  test("tells a registry that lets no page read it from one that is not there", async () => {
+    const withoutCors = await listen(createHttpServer((_, response) => response.end("a directory")));
+    for (const [registry, cause] of [
+      [withoutCors, "the server answers, but allows no page to read it (CORS)"],
+      ["http://127.0.0.1:1", "no connection"],
+    ] as const) {
+      const tab = await open();
+      expect(await connectFails(tab, { registries: [registry] })).toContain(`registry: ${cause}`);
+      await tab.run("close");
+    }
+  }, 60_000);
+
   test("refuses a directory that is forged, or signed under other roots", async () => {
     const forged = await fetchDirectory();
     const at = forged.length - 70;
@@ -366,4 +379,30 @@ describe.each(installed.map((name, index) => ({ name, index })))("$name", ({ ind
     },
     60_000,
   );
+});
+
+describe.skipIf(!installed.includes("chromium"))("a page of https", () => {
+  let https: Browser;
+  beforeAll(async () => {
+    https = await launchWithHttps(page);
+    browsers.push(https);
+  }, 60_000);
+
+  test("is told that it may load nothing without TLS", async () => {
+    const tab = await https.open();
+    const id = federation.nodes[0]?.id;
+    const said = await connectFails(tab, { registries: ["http://192.0.2.1"], nodes: [`ws://192.0.2.1:1#${id}`] });
+    expect(said).toContain("registry: the browser lets no page of https load http (mixed content)");
+    expect(said).toContain("ws://192.0.2.1:1: the browser lets no page of https load http (mixed content)");
+    await tab.run("close");
+  }, 60_000);
+
+  test("is told that the person has denied it the local network", async () => {
+    const tab = await https.open();
+    const { clientUrl, id } = federation.nodes[0] as ProcessFederation["nodes"][number];
+    const said = await connectFails(tab, { nodes: [`${clientUrl}#${id}`] });
+    expect(said).toContain("registry: the browser denies this page access to the local network");
+    expect(said).toContain(`${clientUrl}: the browser denies this page access to the local network`);
+    await tab.run("close");
+  }, 60_000);
 });

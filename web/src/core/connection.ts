@@ -2,6 +2,7 @@
 import { type Bytes, fromBase64, fromBase64url, randomBytes, toBase64url } from "./bytes.js";
 import type { Clock, Timers } from "./clock.js";
 import { type Json, parseObject } from "./messages.js";
+import { isMixedContent } from "./special.js";
 import { isLabel, verifyNodeProof } from "./statements.js";
 
 /** The protocol's number. */
@@ -278,11 +279,4 @@ export function isSameUrl(a: string, b: string): boolean {
     return match && `${(match[1] as string).toLowerCase()}${match[2] === "/" ? "" : match[2]}`;
   };
   return normal(a) !== null && normal(a) === normal(b);
-}
-
-/** Whether the browser would refuse this URL because the page itself was loaded over HTTPS. */
-function isMixedContent(url: string): boolean {
-  const page = globalThis.location;
-  const isSecurePage = page?.protocol === "https:";
-  return isSecurePage && url.startsWith("ws://") && !/^ws:\/\/(localhost|127\.|\[::1\])/.test(url);
 }

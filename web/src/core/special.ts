@@ -19,6 +19,8 @@ const V4: readonly (readonly [string, number])[] = [
   ["224.0.0.0", 4],
   ["240.0.0.0", 4],
 ];
+/** An IPv4 address as an IPv6 address. */
+const V4_MAPPED = ["::ffff:0:0", 96] as const;
 /** Global unicast, and the ranges in it without public servers: special, documentation, 6to4. */
 const V6_GLOBAL = ["2000::", 3] as const;
 const V6: readonly (readonly [string, number])[] = [
@@ -54,10 +56,13 @@ export function isThisMachine(url: string): boolean {
   return /^(localhost|127\.[0-9.]+|\[::1\])$/i.test(hostOf(url));
 }
 
+/** Whether the browser refuses this URL because the page itself was loaded over HTTPS. */
+export function isMixedContent(url: string): boolean {
+  return globalThis.location?.protocol === "https:" && /^(http|ws):/.test(url) && !isThisMachine(url);
+}
+
 function isPublicIp(ip: Uint8Array): boolean {
-  const isMapped =
-    ip.length === 16 && ip.subarray(0, 10).every((byte) => byte === 0) && ip[10] === 255 && ip[11] === 255;
-  const canonical = isMapped ? ip.subarray(12) : ip;
+  const canonical = ip.length === 16 && isIn(ip, V4_MAPPED) ? ip.subarray(12) : ip;
   if (canonical.length === 4) return !V4.some((range) => isIn(canonical, range));
   return isIn(canonical, V6_GLOBAL) && !V6.some((range) => isIn(canonical, range));
 }

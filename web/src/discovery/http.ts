@@ -1,10 +1,13 @@
 /** One GET of a page: bounded in time and size, without cookies or redirects, and with a cause in words if it fails. */
 import { type Bytes, concat } from "../core/bytes.js";
-import { isPublicUrl, isThisMachine } from "../core/special.js";
+import { isMixedContent, isPublicUrl, isThisMachine } from "../core/special.js";
 import { SourceError } from "./source.js";
 
 /** The whole request takes this long at most, in milliseconds. */
 const TIMEOUT = 6_000;
+
+/** Nothing of this client is sent along, and nothing is kept. */
+const WITHOUT_TRACE: RequestInit = { cache: "no-store", credentials: "omit", referrerPolicy: "no-referrer" };
 
 /** The part of `fetch` that discovery uses. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
@@ -28,11 +31,9 @@ export async function get(
   if (isMixedContent(url)) throw new SourceError(MIXED_CONTENT);
   const timeout = AbortSignal.timeout(TIMEOUT);
   const init: RequestInit = {
+    ...WITHOUT_TRACE,
     headers: { accept },
-    cache: "no-store",
-    credentials: "omit",
     redirect: "error",
-    referrerPolicy: "no-referrer",
     signal: AbortSignal.any([signal, timeout]),
   };
   try {
@@ -67,17 +68,11 @@ async function cause(fetcher: Fetch, url: string): Promise<string> {
   if (globalThis.navigator?.onLine === false) return "this device is offline";
   if (await isDeniedLocally(url)) return LOCAL_NETWORK_DENIED;
   // `no-cors` allows no `redirect`, so this asks for the head alone.
-  const probe: RequestInit = { method: "HEAD", mode: "no-cors", signal: AbortSignal.timeout(TIMEOUT / 3) };
-  const isThere = await fetcher(url, {
-    ...probe,
-    cache: "no-store",
-    credentials: "omit",
-    referrerPolicy: "no-referrer",
-  }).then(
-    () => true,
-    () => false,
+  const signal = AbortSignal.timeout(TIMEOUT / 3);
+  return fetcher(url, { ...WITHOUT_TRACE, method: "HEAD", mode: "no-cors", signal }).then(
+    () => "the server answers, but allows no page to read it (CORS)",
+    () => "no connection",
   );
-  return isThere ? "the server answers, but allows no page to read it (CORS)" : "no connection";
 }
 
 /** The cause of a request or connection without TLS of a page that was loaded with it. */
@@ -88,15 +83,10 @@ export const LOCAL_NETWORK_DENIED = "the browser denies this page access to the 
 /** Whether a URL is in a private network, and the browser denies the page access to it. */
 export async function isDeniedLocally(url: string): Promise<boolean> {
   if (isPublicUrl(url)) return false;
-  try {
-    const name = "local-network-access" as PermissionName;
-    return (await navigator.permissions.query({ name })).state === "denied";
-  } catch {
-    // A browser without this permission asks for none.
-    return false;
-  }
-}
-
-function isMixedContent(url: string): boolean {
-  return globalThis.location?.protocol === "https:" && url.startsWith("http:") && !isThisMachine(url);
+  const query = async (name: string) => navigator.permissions.query({ name: name as PermissionName });
+  // Earlier versions of Chromium have one permission for both. A browser that knows none asks for none.
+  const status = await query(isThisMachine(url) ? "loopback-network" : "local-network")
+    .catch(() => query("local-network-access"))
+    .catch(() => undefined);
+  return status?.state === "denied";
 }

@@ -116,6 +116,11 @@ export async function launchInNetwork(network: Network, namespace: string, page:
   return launchChromium(page.url, { areMediaAllowed: true, program, respond: page.respond });
 }
 
+/** Starts Chromium with the page at a URL of https on the internet. No server has it: requests for it are answered from outside. */
+export async function launchWithHttps(page: Page): Promise<Browser> {
+  return launchChromium("https://chappe.example/", { areMediaAllowed: true, respond: page.respond });
+}
+
 /** How Chromium is started. */
 interface ChromiumOptions {
   readonly areMediaAllowed: boolean;

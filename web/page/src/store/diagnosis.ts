@@ -153,12 +153,12 @@ export class Diagnosis {
   }
 
   async #checkLocalNetwork(): Promise<void> {
-    const name = "local-network-access" as PermissionName;
-    const state = await navigator.permissions?.query({ name }).then(
-      (status) => status.state,
-      () => undefined,
-    );
-    this.#set("localNetwork", { verdict: state === "denied" ? "warning" : state === undefined ? "skipped" : "good" });
+    // The last one is the former name of the others.
+    const names = ["local-network", "loopback-network", "local-network-access"];
+    const stateOf = async (name: string) => (await navigator.permissions.query({ name: name as PermissionName })).state;
+    const states = await Promise.all(names.map((name) => stateOf(name).catch(() => "unknown")));
+    const isKnown = states.some((state) => state !== "unknown");
+    this.#set("localNetwork", { verdict: states.includes("denied") ? "warning" : isKnown ? "good" : "skipped" });
   }
 
   #set(id: CheckId, found: Found): void {
