@@ -1,5 +1,6 @@
 // The size of each entry point in an app: what is loaded at once, and what is loaded later, when it is needed.
-// With `--check`, fails if what a call needs is larger than its budget.
+// With `--check`, fails if what a call needs is larger than its budget. With `--others`, adds other libraries, as
+// `npm ci --prefix compare` installs them.
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
@@ -16,6 +17,13 @@ const LATER = {
   pairing: "src/browser/page-pairing.ts",
   "DNS over HTTPS": "src/discovery/doh.ts",
   "statements of roots": "src/discovery/root-statements.ts",
+};
+/** What an app imports of other libraries for calls. */
+const OTHERS = {
+  "simple-peer": 'export { default } from "simple-peer/simplepeer.min.js"',
+  peerjs: 'export * from "peerjs"',
+  trystero: 'export * from "trystero"',
+  "livekit-client": 'export * from "livekit-client"',
 };
 const OPTIONS = { bundle: true, minify: true, format: "esm", outdir: "out", write: false, target: "es2023" };
 
@@ -75,6 +83,10 @@ for (const [name, entry] of Object.entries(ENTRIES)) {
     const code = await loadedLater(entry, module);
     if (code !== undefined) printSizes(`  + ${part}`, code);
   }
+}
+for (const [name, contents] of process.argv.includes("--others") ? Object.entries(OTHERS) : []) {
+  const { outputFiles } = await build({ ...OPTIONS, stdin: { contents, resolveDir: "compare" } });
+  printSizes(name, outputFiles[0].contents);
 }
 if (process.argv.includes("--check") && largest > BUDGET) {
   console.error(`a call needs ${largest.toFixed(1)} KiB by gzip, more than ${BUDGET}`);
