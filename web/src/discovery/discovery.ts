@@ -159,10 +159,12 @@ export class Discovery implements NodeFinder {
       throw error;
     });
     await this.#loaded;
+    // After a wipe, nothing of this search may come into the next cache.
+    const cache = this.#cache;
     const sources = this.#sources(await Promise.race([this.#alternatives, pause(LOAD_TIME)]));
-    const ofOther = () => this.#cache.recentlyUsed(purpose === "pairing" ? "inboxes" : "pairing", this.#unix());
+    const ofOther = () => cache.recentlyUsed(purpose === "pairing" ? "inboxes" : "pairing", this.#unix());
     const all = [...avoid, ...ofOther()];
-    const found = await new Search(this.#context, this.#cache, sources, all, this.#options, this.#trust, signal).run();
+    const found = await new Search(this.#context, cache, sources, all, this.#options, this.#trust, signal).run();
     const { connection } = found;
     const { nodeId } = connection;
     if (!all.includes(nodeId) && ofOther().includes(nodeId)) {
@@ -170,7 +172,7 @@ export class Discovery implements NodeFinder {
       connection.close();
       return this.search(purpose, avoid, signal);
     }
-    const recordUse = () => this.#cache.recordUse(nodeId, purpose, this.#unix());
+    const recordUse = () => cache.recordUse(nodeId, purpose, this.#unix());
     recordUse();
     void connection.closed.then(recordUse);
     return found;
