@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::{
     ConnectionState, Driver,
     call_record::Side,
-    leases::Rejected,
+    leases::{self, Rejected},
     outbox::OutboxMessage,
     refusals::Refusal,
     requests::{Expected, RequestedInbox},
@@ -79,18 +79,31 @@ impl Driver {
     }
 
     /// Attaches the inboxes that are due. Detaches those whose contact was removed or blocked, or whose day is over.
-    /// Returns a receiver that ends when the node has responded to the latter, or will not.
-    async fn attach(&mut self, serial: u64) -> Option<oneshot::Receiver<()>> {
+    async fn attach(&mut self, serial: u64) {
+        let (_, due) = self.detach(serial, false).await;
+        self.send_attach(serial, due).await;
+    }
+
+    /// Detaches the inboxes whose contact was removed or blocked, or whose day is over. Returns a receiver that ends when the
+    /// node has responded, or will not, and the new leases that are due, unless `only_detach`.
+    async fn detach(
+        &mut self,
+        serial: u64,
+        only_detach: bool,
+    ) -> (Option<oneshot::Receiver<()>>, Vec<leases::Attachment>) {
         let contacts = self.profile.contacts();
-        let changes = self.sessions.update_leases(serial, contacts, Instant::now(), unix_now_ms());
-        let LeaseChanges { detached, mut due } = changes?;
-        let mut response = None;
-        if !detached.is_empty() {
-            let inboxes = detached.iter().map(Inbox::to_base64url).collect();
-            let (done, receiver) = oneshot::channel();
-            self.request(serial, Expected::Detached(done), |id| ToNode::Detach { id, inboxes }).await;
-            response = Some(receiver);
+        let changes = self.sessions.update_leases(serial, contacts, only_detach, Instant::now(), unix_now_ms());
+        let Some(LeaseChanges { detached, due }) = changes else { return (None, Vec::new()) };
+        if detached.is_empty() {
+            return (None, due);
         }
+        let inboxes = detached.iter().map(Inbox::to_base64url).collect();
+        let (done, receiver) = oneshot::channel();
+        self.request(serial, Expected::Detached(done), |id| ToNode::Detach { id, inboxes }).await;
+        (Some(receiver), due)
+    }
+
+    async fn send_attach(&mut self, serial: u64, mut due: Vec<leases::Attachment>) {
         while !due.is_empty() {
             let batch: Vec<_> = due.drain(..due.len().min(ATTACH_BATCH)).collect();
             if let Some(Stage::Attaching { answers, .. }) = self.stage_of(serial) {
@@ -100,19 +113,23 @@ impl Driver {
             let inboxes = batch.iter().map(Attachment::from).collect();
             self.request(serial, Expected::Attached(requested), |id| ToNode::Attach { id, inboxes }).await;
         }
-        response
     }
 
     fn stage_of(&mut self, serial: u64) -> Option<&mut Stage> {
         self.sessions.get_mut(serial).map(|session| &mut session.stage)
     }
 
-    /// Applies a change of the contacts to every session, also to one that is still attaching or was replaced.
+    /// Applies a change of the contacts: attaches inboxes in the session in use, and detaches others in all sessions. A session
+    /// that still attaches does the rest when its node has responded.
     pub(super) async fn attach_everywhere(&mut self) -> Detaching {
-        let serials: Vec<_> = self.sessions.iter().map(|session| session.serial).collect();
+        let mut sessions: Vec<_> = self.sessions.iter().map(|session| (!session.is_ready(), session.serial)).collect();
+        // The one in use first: another may be slow.
+        sessions.sort_unstable();
         let mut responses = Vec::new();
-        for serial in serials {
-            responses.extend(self.attach(serial).await);
+        for (only_detach, serial) in sessions {
+            let (response, due) = self.detach(serial, only_detach).await;
+            responses.extend(response);
+            self.send_attach(serial, due).await;
         }
         Detaching(responses)
     }
@@ -308,7 +325,7 @@ impl Driver {
                     }
                     self.send(serial, &ToNode::Ping).await;
                 }
-                Due::Attach => drop(self.attach(serial).await),
+                Due::Attach => self.attach(serial).await,
                 Due::Depart => self.depart(serial),
                 Due::Silent => self.end_session(serial, DisconnectReason::Silent),
                 Due::NotAttached => self.end_session(serial, DisconnectReason::NotAttached),

@@ -74,19 +74,20 @@ impl Sessions {
         self.list.iter_mut()
     }
 
-    /// Updates the leases of a session for these contacts. One that was replaced gets no new leases. Returns `None` if there
-    /// is no such session.
+    /// Updates the leases of a session for these contacts. With `only_detach`, signs no new leases. Returns `None` if there is
+    /// no such session.
     pub(super) fn update_leases(
         &mut self,
         serial: u64,
         contacts: &[Contact],
+        only_detach: bool,
         now: Instant,
         unix_ms: u64,
     ) -> Option<LeaseChanges> {
         let session = self.list.iter_mut().find(|session| session.serial == serial)?;
         let unix = UnixTime::from_secs(unix_ms / 1000);
         let detached = session.leases.update(contacts.iter(), &mut rand::rng(), now, unix);
-        let due = if matches!(session.stage, Stage::Leaving { .. }) {
+        let due = if only_detach {
             Vec::new()
         } else {
             session.leases.due(contacts.iter(), &mut self.seqs, &mut rand::rng(), now, unix_ms)
