@@ -8,7 +8,6 @@ mod response;
 
 use std::{
     net::IpAddr,
-    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -69,7 +68,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// So many bytes of a beacon count as a request: about what a directory has.
+/// The bytes of a beacon that count as one request. The beacon of a small federation has fewer.
 const BEACON_BYTES: usize = 16 * 1024;
 
 /// The peer address of the connection. Must not be logged.
@@ -322,16 +321,15 @@ async fn try_list_request(app: &AppState, client: IpAddr, body: Body) -> Result<
     Ok(app.owner.accept_list_request(request).await?)
 }
 
-/// The newest beacon. It contains all members, so each [`BEACON_BYTES`] of it count as a request.
+/// The newest beacon. Each full [`BEACON_BYTES`] of it count as one request more.
 async fn beacon(
     State(app): State<Arc<AppState>>,
     Extension(ClientAddr(client)): Extension<ClientAddr>,
     headers: HeaderMap,
 ) -> Response {
     let Some(beacon) = &*app.beacon.load() else { return StatusCode::NOT_FOUND.into_response() };
-    // The request itself was counted.
     let others = u32::try_from(beacon.as_bytes().len() / BEACON_BYTES).unwrap_or(u32::MAX);
-    if NonZeroU32::new(others).is_some_and(|others| !app.live.requests.allows_many(client, others)) {
+    if !app.live.requests.allows_more(client, others) {
         app.metrics.requests_rate_limited.inc();
         return Rejection::RateLimited.into_response();
     }

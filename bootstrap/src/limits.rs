@@ -6,12 +6,15 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
 use chappe_common::keys::NodeId;
-use governor::{DefaultKeyedRateLimiter, InsufficientCapacity, Quota};
+use governor::{DefaultKeyedRateLimiter, Quota};
 use ipnet::IpNet;
 
 /// Maximal number of sources in a limiter, about 10 MB. Above it, inactive sources are dropped. If that is not enough,
@@ -58,18 +61,21 @@ impl ExemptNetworks {
 /// A rate limit for each source.
 pub(crate) struct SourceLimiter {
     limiter: ArcSwap<DefaultKeyedRateLimiter<SourceKey>>,
+    /// Actions in a minute.
+    rate: AtomicU32,
     exempt: ExemptNetworks,
 }
 
 impl SourceLimiter {
     /// Allows `per_minute` actions in a minute, also in one burst.
     pub(crate) fn new(per_minute: u32, exempt: ExemptNetworks) -> Self {
-        Self { limiter: ArcSwap::from_pointee(limiter(per_minute)), exempt }
+        Self { limiter: ArcSwap::from_pointee(limiter(per_minute)), rate: per_minute.into(), exempt }
     }
 
     /// Replaces the rate. Each source begins with its whole allowance.
     pub(crate) fn set_rate(&self, per_minute: u32) {
         self.limiter.store(Arc::new(limiter(per_minute)));
+        self.rate.store(per_minute, Ordering::Relaxed);
     }
 
     /// Whether the source of `address` may act once more. If so, counts the action.
@@ -77,8 +83,14 @@ impl SourceLimiter {
         self.allows_many(address, NonZeroU32::MIN)
     }
 
-    /// Whether the source of `address` may do what counts as `actions`, or as all that it may do in a minute. If so, counts it.
-    pub(crate) fn allows_many(&self, address: IpAddr, actions: NonZeroU32) -> bool {
+    /// Whether the source of `address`, of which one action was counted, may do what counts as `others` more. If so, counts
+    /// them. What exceeds the allowance of a minute counts as all of it.
+    pub(crate) fn allows_more(&self, address: IpAddr, others: u32) -> bool {
+        let rate = self.rate.load(Ordering::Relaxed);
+        NonZeroU32::new(others.min(rate.saturating_sub(1))).is_none_or(|others| self.allows_many(address, others))
+    }
+
+    fn allows_many(&self, address: IpAddr, actions: NonZeroU32) -> bool {
         if self.exempt.contains(address) {
             return true;
         }
@@ -89,11 +101,7 @@ impl SourceLimiter {
                 return false;
             }
         }
-        let source = SourceKey::from_address(address);
-        let checked = limiter.check_key_n(&source, actions).or_else(|InsufficientCapacity(most)| {
-            limiter.check_key_n(&source, NonZeroU32::new(most).unwrap_or(NonZeroU32::MIN))
-        });
-        matches!(checked, Ok(Ok(())))
+        matches!(limiter.check_key_n(&SourceKey::from_address(address), actions), Ok(Ok(())))
     }
 
     /// Drops the sources that have been inactive for long enough.
@@ -148,15 +156,12 @@ mod tests {
 
     #[test]
     fn a_large_action_counts_as_several_and_as_no_more_than_all() {
-        let limiter = SourceLimiter::new(10, ExemptNetworks::default());
-        let allowed = |address: &str, actions| {
-            limiter.allows_many(address.parse().expect("an address"), NonZeroU32::new(actions).expect("not 0"))
-        };
-        assert!(allowed("192.0.2.1", 6));
-        assert!(!allowed("192.0.2.1", 6));
-        assert!(allowed("192.0.2.1", 4));
-        assert!(allowed("192.0.2.2", 17));
-        assert!(!allowed("192.0.2.2", 1));
+        for (rate, others, times) in [(10, 4, 2), (10, 17, 1), (10, 0, 10), (1, 17, 1)] {
+            let limiter = SourceLimiter::new(rate, ExemptNetworks::default());
+            let address = "192.0.2.1".parse().expect("an address");
+            let allowed = || limiter.allows(address) && limiter.allows_more(address, others);
+            assert_eq!((0..20).filter(|_| allowed()).count(), times, "{rate} a minute, {others} others");
+        }
     }
 
     #[test]

@@ -17,9 +17,12 @@ pub enum StoredError {
     /// The store cannot be read. Retrying may help.
     #[error("cannot read the store")]
     Read(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The registry has never run.
-    #[error("the store contains no directory; start the registry first")]
-    Nothing,
+    /// The store is missing, or contains no directory.
+    #[error("{store} contains no directory of a registry; start the registry first, or set its URL with --registry")]
+    Nothing {
+        /// The store's file or database.
+        store: String,
+    },
 }
 
 /// The newest directory of all public nodes that a registry with this configuration has signed. Blocks on the disk.
@@ -27,13 +30,17 @@ pub enum StoredError {
 /// # Errors
 /// There is none, or the store cannot be read.
 pub async fn read_directory(config: &BootstrapConfig) -> Result<Bytes, StoredError> {
-    // Opening would create it, and put the backup copy of a lost one aside, as if the registry had started without it.
-    if config.storage.url.is_none() && Embedded::is_missing(&config.bootstrap.data_dir) {
-        return Err(StoredError::Nothing);
+    let dir = &config.bootstrap.data_dir;
+    // Opening creates a missing store, and sets its backup copy aside as if the registry had started without it.
+    if config.storage.url.is_none() && Embedded::is_missing(dir) {
+        return Err(StoredError::Nothing { store: dir.display().to_string() });
     }
     let mut store = storage::open(config, Counter::default()).await?;
     let updates = store.read_updates(None).await.map_err(|error| StoredError::Read(Box::new(error)))?;
-    updates.and_then(|updates| updates.head).map(|head| head.bundle).ok_or(StoredError::Nothing)
+    updates
+        .and_then(|updates| updates.head)
+        .map(|head| head.bundle)
+        .ok_or_else(|| StoredError::Nothing { store: store.name() })
 }
 
 #[cfg(test)]
@@ -46,8 +53,13 @@ mod tests {
         let mut config = BootstrapConfig::default();
         for data_dir in [dir.path().to_owned(), dir.path().join("of-another-name")] {
             config.bootstrap.data_dir = data_dir;
-            assert!(matches!(read_directory(&config).await, Err(StoredError::Nothing)));
+            assert!(matches!(read_directory(&config).await, Err(StoredError::Nothing { .. })));
         }
         assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0);
+        // What cannot be read is not missing.
+        let file = dir.path().join("a-file");
+        std::fs::write(&file, "").expect("a writable folder");
+        config.bootstrap.data_dir = file;
+        assert!(matches!(read_directory(&config).await, Err(StoredError::Open(_))));
     }
 }

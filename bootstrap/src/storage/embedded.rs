@@ -109,7 +109,11 @@ impl Embedded {
 
     /// Whether no store is in `dir`, or an empty file, so that [`Self::open`] creates one. Blocks on the disk.
     pub(crate) fn is_missing(dir: &Path) -> bool {
-        fs::metadata(dir.join(FILE)).map_or(true, |file| file.len() == 0)
+        match fs::metadata(dir.join(FILE)) {
+            Ok(file) => file.len() == 0,
+            // Opening reports any other error.
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        }
     }
 
     /// Keeps a copy of the store with its damaged entries, once. The registry goes on without them, and replaces some.

@@ -192,7 +192,7 @@ async fn directory(
 fn explain(error: StoredError) -> Error {
     match error {
         StoredError::Open(_) => Error::new(error).context("if the registry is running, set its URL with --registry"),
-        StoredError::Read(_) | StoredError::Nothing => error.into(),
+        StoredError::Read(_) | StoredError::Nothing { .. } => error.into(),
     }
 }
 
