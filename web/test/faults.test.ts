@@ -391,18 +391,18 @@ describe.skipIf(!installed.includes("chromium"))("a page of https", () => {
   test("is told that it may load nothing without TLS", async () => {
     const tab = await https.open();
     const id = federation.nodes[0]?.id;
-    const said = await connectFails(tab, { registries: ["http://192.0.2.1"], nodes: [`ws://192.0.2.1:1#${id}`] });
-    expect(said).toContain("registry: the browser lets no page of https load http (mixed content)");
-    expect(said).toContain("ws://192.0.2.1:1: the browser lets no page of https load http (mixed content)");
+    const reported = await connectFails(tab, { registries: ["http://192.0.2.1"], nodes: [`ws://192.0.2.1:1#${id}`] });
+    expect(reported).toContain("registry: the browser lets no page of https load http (mixed content)");
+    expect(reported).toContain("ws://192.0.2.1:1: the browser lets no page of https load http (mixed content)");
     await tab.run("close");
   }, 60_000);
 
-  test("is told that the person has denied it the local network", async () => {
+  test("is told that the browser denies it the local network", async () => {
     const tab = await https.open();
     const { clientUrl, id } = federation.nodes[0] as ProcessFederation["nodes"][number];
-    const said = await connectFails(tab, { nodes: [`${clientUrl}#${id}`] });
-    expect(said).toContain("registry: the browser denies this page access to the local network");
-    expect(said).toContain(`${clientUrl}: the browser denies this page access to the local network`);
+    const reported = await connectFails(tab, { nodes: [`${clientUrl}#${id}`] });
+    expect(reported).toContain("registry: the browser denies this page access to the local network");
+    expect(reported).toContain(`${clientUrl}: the browser denies this page access to the local network`);
     await tab.run("close");
   }, 60_000);
 });

@@ -122,6 +122,12 @@ describe("leases", () => {
     const due = session.due(0, NOON);
     session.update([{ ...bob, isBlocked: true }], 0, NOON);
     expect(await due).toEqual([]);
+    // Blocked for a moment: the lease that was being signed is replaced by one whose keys are known.
+    session.update([bob], 0, NOON);
+    const again = session.due(0, NOON);
+    session.update([{ ...bob, isBlocked: true }], 0, NOON);
+    session.update([bob], 0, NOON);
+    expect(await again).toHaveLength(1);
   });
 
   test("outbid a newer one three times, and none that is ahead of the clock", async () => {

@@ -362,7 +362,7 @@ describe("the cache", () => {
       [id(2)],
     ]);
     expect(cache.recentlyUsed("inboxes", NOW + DAY)).toEqual([]);
-    // A node that was evicted while it was in use.
+    // A node that the cache does not know, as after its eviction.
     cache.recordUse(id(3), "inboxes", NOW);
     cache.learn([named(4)], NOW + 1);
     expect(cache.recentlyUsed("inboxes", NOW + 1)).toContain(id(3));

@@ -159,7 +159,11 @@ export class SignallingClient extends TypedEventTarget<SignallingEvents> {
       attaching: () => attaching,
       onIncoming: (call, contact, rejoins) => this.emit("incomingcall", { call, contact, rejoins }),
       // If the write fails, both pairings stay in use, and the contact's next message tries again.
-      onLearned: (change) => void this.#changed(change).catch(() => {}),
+      onLearned: (change) =>
+        change.then(
+          () => this.#contactsChanged(),
+          () => {},
+        ),
     });
     const attaching: Attaching = new Attaching(
       {

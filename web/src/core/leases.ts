@@ -184,15 +184,15 @@ export class Leases {
 
   /** Signs the leases that are due and marks them as pending. */
   async due(now: number, unixMs: number): Promise<Attachment[]> {
-    const attachments: Attachment[] = [];
+    const signed: [Slot, Attachment][] = [];
     for (const [id, slot] of this.#slots) {
       const soon = slot.isAttached ? now + TOGETHER : now;
       if (slot.isPending || !isOpen(slot, unixMs / 1000) || slot.due > soon) continue;
       slot.isPending = true;
-      attachments.push(await this.#sign(id, slot, unixMs));
+      signed.push([slot, await this.#sign(id, slot, unixMs)]);
     }
-    // A contact may have been removed or blocked meanwhile.
-    return attachments.filter(({ slot }) => this.#slots.has(slot));
+    // A contact may have been removed or blocked meanwhile, also for a moment.
+    return signed.filter(([slot, { slot: id }]) => this.#slots.get(id) === slot).map(([, attachment]) => attachment);
   }
 
   async #sign(id: SlotId, slot: Slot, unixMs: number): Promise<Attachment> {

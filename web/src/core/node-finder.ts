@@ -1,7 +1,10 @@
 /** What the client needs of discovery: a node that has proved its key. */
 import type { Connection } from "./connection.js";
 
-/** Whether a second source confirms the node that was found. `docs/protocol/discovery.md` explains each outcome. */
+/**
+ * Whether a second source confirms the node that was found. `docs/protocol/discovery.md` explains each outcome. `no-answer` is
+ * also that of a fault, such as a part of the page that could not be loaded.
+ */
 export type Confirmation = "confirmed" | "vouched" | "strangers" | "equivocation" | "no-other" | "no-answer";
 
 /** Why one source named no usable node, in words for people. */
@@ -22,7 +25,7 @@ export interface NodeCheck {
 /** A node that was found. */
 export interface FoundNode {
   readonly connection: Connection;
-  /** Never rejects. */
+  /** Must not reject. */
   readonly check: Promise<NodeCheck>;
 }
 

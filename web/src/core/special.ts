@@ -19,7 +19,7 @@ const V4: readonly (readonly [string, number])[] = [
   ["224.0.0.0", 4],
   ["240.0.0.0", 4],
 ];
-/** An IPv4 address as an IPv6 address. */
+/** IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2). */
 const V4_MAPPED = ["::ffff:0:0", 96] as const;
 /** Global unicast, and the ranges in it without public servers: special, documentation, 6to4. */
 const V6_GLOBAL = ["2000::", 3] as const;

@@ -18,6 +18,7 @@ export interface FinishedSearch {
   /** When the search began, in milliseconds of the clock. */
   readonly began: number;
   readonly signal: AbortSignal;
+  /** Grows while late sources answer. */
   readonly candidates: readonly Candidate[];
   hasEquivocation(): boolean;
   /** The queries that have not been answered yet. */

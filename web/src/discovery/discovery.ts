@@ -159,9 +159,9 @@ export class Discovery implements NodeFinder {
       throw error;
     });
     await this.#loaded;
+    const sources = this.#sources(await Promise.race([this.#alternatives, pause(LOAD_TIME)]));
     // After a wipe, nothing of this search may come into the next cache.
     const cache = this.#cache;
-    const sources = this.#sources(await Promise.race([this.#alternatives, pause(LOAD_TIME)]));
     const ofOther = () => cache.recentlyUsed(purpose === "pairing" ? "inboxes" : "pairing", this.#unix());
     const all = [...avoid, ...ofOther()];
     const found = await new Search(this.#context, cache, sources, all, this.#options, this.#trust, signal).run();
@@ -399,16 +399,13 @@ class Search {
       .finally(() => this.#wake());
   }
 
-  #handleDialFailed(id: number, candidate: Candidate, error: unknown): void {
+  async #handleDialFailed(id: number, candidate: Candidate, error: unknown): Promise<void> {
     if (!(error instanceof DialError)) console.error(error);
     const fault = error instanceof DialError ? error.fault : "unreachable";
     if (fault === "aborted") return;
     this.#dials.delete(id);
-    const report = { source: candidate.url, result: DIAL_FAULTS[fault] };
-    this.#dialReports.push(report);
-    void isDeniedLocally(candidate.url).then((isDenied) => {
-      if (isDenied && fault === "unreachable") report.result = LOCAL_NETWORK_DENIED;
-    });
+    const isDenied = fault === "unreachable" && (await isDeniedLocally(candidate.url));
+    this.#dialReports.push({ source: candidate.url, result: isDenied ? LOCAL_NETWORK_DENIED : DIAL_FAULTS[fault] });
     this.#cache.recordFailure(candidate, this.#unix);
     this.#race.handleDialFailed(id);
   }
@@ -434,7 +431,7 @@ class Search {
         fetcher: fetcherOf(this.#options),
       });
     } catch (error) {
-      // A part of the page that could not be loaded.
+      // A fault, such as a part of the page that could not be loaded. Nothing was confirmed.
       console.error(error);
     }
     this.#overAt.abort();

@@ -6,7 +6,7 @@ import { SourceError } from "./source.js";
 /** The whole request takes this long at most, in milliseconds. */
 const TIMEOUT = 6_000;
 
-/** Nothing of this client is sent along, and nothing is kept. */
+/** No cookies, no referrer, and no entry in the browser's cache. */
 const WITHOUT_TRACE: RequestInit = { cache: "no-store", credentials: "omit", referrerPolicy: "no-referrer" };
 
 /** The part of `fetch` that discovery uses. */

@@ -116,7 +116,7 @@ export async function launchInNetwork(network: Network, namespace: string, page:
   return launchChromium(page.url, { areMediaAllowed: true, program, respond: page.respond });
 }
 
-/** Starts Chromium with the page at a URL of https on the internet. No server has it: requests for it are answered from outside. */
+/** Starts Chromium with the page at a URL of https on the internet. No server has it: Playwright answers its requests. */
 export async function launchWithHttps(page: Page): Promise<Browser> {
   return launchChromium("https://chappe.example/", { areMediaAllowed: true, respond: page.respond });
 }

@@ -27,6 +27,7 @@ export class Command {
   readonly #process: ChildProcess;
   readonly #lines: Line[] = [];
   #errors = "";
+  #hasClosed = false;
   #wake: () => void = () => {};
   #at = 0;
   /** Resolves with the exit status. */
@@ -48,7 +49,9 @@ export class Command {
       this.#errors += data.toString();
     });
     this.exited = new Promise((resolve) => {
-      this.#process.on("exit", (status) => {
+      // Not at `exit`: its last lines may come later.
+      this.#process.on("close", (status) => {
+        this.#hasClosed = true;
         this.#wake();
         resolve(status);
       });
@@ -72,7 +75,7 @@ export class Command {
         }
       }
       const rest = until - Date.now();
-      if (rest <= 0 || this.#process.exitCode !== null) {
+      if (rest <= 0 || this.#hasClosed) {
         throw new Error(`${what}: not printed.\n${JSON.stringify(this.#lines.slice(-5))}\n${this.#errors}`);
       }
       await new Promise<void>((resolve) => {
@@ -87,7 +90,7 @@ export class Command {
 
   /** Ends the command with a signal, and waits until it has ended. */
   async stop(signal: NodeJS.Signals = "SIGTERM"): Promise<void> {
-    if (this.#process.exitCode === null) this.#process.kill(signal);
+    if (!this.#hasClosed) this.#process.kill(signal);
     await this.exited;
   }
 }
@@ -148,7 +151,7 @@ export interface ProcessFederation extends Federation {
   revive(node: string): Promise<void>;
 }
 
-/** The first of 20 ports. On most systems below those that connections get, so usually free. */
+/** The first of 20 consecutive ports, below the ephemeral range of most systems, so usually free. */
 function firstPort(): number {
   return 20_000 + 20 * Math.floor(Math.random() * 600);
 }

@@ -153,7 +153,7 @@ export class Diagnosis {
   }
 
   async #checkLocalNetwork(): Promise<void> {
-    // The last one is the former name of the others.
+    // The last is the name of both in earlier versions of Chromium.
     const names = ["local-network", "loopback-network", "local-network-access"];
     const stateOf = async (name: string) => (await navigator.permissions.query({ name: name as PermissionName })).state;
     const states = await Promise.all(names.map((name) => stateOf(name).catch(() => "unknown")));
