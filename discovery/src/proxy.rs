@@ -1,5 +1,6 @@
 //! HTTP proxies from the environment, as curl reads it: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in
-//! upper or lower case. TLS connections and WebSockets use `CONNECT`.
+//! upper or lower case. Lower case takes precedence, and an empty variable counts as unset. TLS connections and WebSockets use
+//! `CONNECT`.
 //!
 //! The proxy resolves the names of the servers behind it. Its own name cannot be resolved over HTTPS, because no
 //! resolver can be reached before the proxy. So it has to be an IP address, or the system's resolver must be allowed.
@@ -42,11 +43,14 @@ impl Proxies {
     fn from_variables(variable: impl Fn(&'static str) -> Option<OsString>) -> Result<Self, SetupError> {
         let read = |capitals: &'static str, small: &'static str| {
             // In a CGI program, `HTTP_PROXY` is a header of the request.
-            let names = [capitals, small].into_iter().filter(|name| *name != "HTTP_PROXY" || !is_cgi(&variable));
-            let found = names.filter_map(|name| Some((name, variable(name)?))).next();
-            let Some((name, value)) = found else { return Ok(None) };
-            let value = value.into_string().map_err(|_| SetupError::ProxyVariable(name))?;
-            Ok(Some((name, value.trim().to_owned())))
+            let names = [small, capitals].into_iter().filter(|name| *name != "HTTP_PROXY" || !is_cgi(&variable));
+            for (name, value) in names.filter_map(|name| Some((name, variable(name)?))) {
+                let value = value.into_string().map_err(|_| SetupError::ProxyVariable(name))?;
+                if !value.trim().is_empty() {
+                    return Ok(Some((name, value.trim().to_owned())));
+                }
+            }
+            Ok(None)
         };
         let text = |found: &Option<(&'static str, String)>| found.clone().map(|(_, value)| value).unwrap_or_default();
         let no = text(&read("NO_PROXY", "no_proxy")?);
@@ -126,11 +130,8 @@ fn is_cgi(variable: impl Fn(&'static str) -> Option<OsString>) -> bool {
     variable("REQUEST_METHOD").is_some()
 }
 
-/// Checks that a variable is empty or names an HTTP proxy. The matcher would ignore a malformed value.
+/// Checks that a variable names an HTTP proxy. The matcher would ignore a malformed value.
 fn check(name: &'static str, value: &str) -> Result<(), SetupError> {
-    if value.is_empty() {
-        return Ok(());
-    }
     let found = Matcher::builder().all(value).build().intercept(&Uri::from_static("http://proxied.invalid"));
     let Some(found) = found else { return Err(SetupError::ProxyVariable(name)) };
     let proxy = Proxy { uri: found.uri().clone(), authorization: None };
@@ -250,6 +251,21 @@ mod tests {
         assert!(proxies("", "", "").expect("none").is_none());
         let past = proxies("http://192.0.2.1:3128", "", "*").expect("none");
         assert_eq!(found(&past, "wss://relay.example"), None);
+    }
+
+    #[test]
+    fn an_empty_variable_hides_no_other_and_lower_case_takes_precedence() {
+        let (proxy, other) = ("http://192.0.2.1:3128", "http://192.0.2.2:3128");
+        for variables in [
+            [("HTTPS_PROXY", ""), ("https_proxy", proxy)],
+            [("HTTPS_PROXY", proxy), ("https_proxy", " ")],
+            [("HTTPS_PROXY", other), ("https_proxy", proxy)],
+        ] {
+            let proxies = proxies_from(&variables).expect("a proxy");
+            assert_eq!(found(&proxies, "wss://relay.example").as_deref(), Some(proxy), "{variables:?}");
+        }
+        let proxies = proxies_from(&[("HTTPS_PROXY", proxy), ("no_proxy", ""), ("NO_PROXY", "*")]);
+        assert!(proxies.expect("none").is_none());
     }
 
     #[test]
